@@ -1,0 +1,114 @@
+"""Structured logs: one line an event, JSON or text, with the trace id, and without personal data or secrets.
+
+`log = logs.logger(__name__)`, then `log.info("booking confirmed", booking_id=...)`. Chain ids and other ids may be
+logged; names, phone numbers, addresses, texts of messages and secrets may not: keys that sound like them are blacked
+out, and so are e-mail addresses and phone numbers inside texts, should one slip through.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, cast
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from chassis import tracing
+
+BLACKED_OUT = "[redacted]"
+DEEPEST = 4
+LONGEST_TEXT = 4000
+SENSITIVE = re.compile(
+    r"password|passwd|secret|token|authorization|cookie|api_?key|credential|signature|phone|mobile|e?_?mail\b|address"
+    r"|display_name|full_name|recipient|^name$",
+    re.IGNORECASE,
+)
+NOT_SENSITIVE = frozenset({"page_token", "service_address", "idempotency_key"})
+PERSONAL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+|(?<![\w.])\+\d[\d -]{7,16}\d|(?<![\w.-])1[3-9]\d{9}(?![\w-])")
+# PostgreSQL tells the values of a row that broke a constraint; they are the customer's.
+DATABASE_DETAIL = re.compile(r"DETAIL: .*")
+# Libraries that tell every call at INFO.
+TALKATIVE = ("asyncio", "grpc", "httpx", "httpcore", "nats", "mail.log", "alembic")
+
+
+def configure(service: str, level: str = "info", format: str = "json") -> None:  # noqa: A002
+    """Set up logging of this process, of our own loggers and of the libraries', to standard error.
+
+    `level` is debug, info, warning or error; `format` is json or text.
+    """
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _named(service),
+        structlog.processors.format_exc_info,
+        redact,
+    ]
+    renderer: Processor = structlog.dev.ConsoleRenderer(colors=False) if format == "text" else _render_json
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+def logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger; `name` is told as `logger`."""
+    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger().bind(logger=name))
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Black out what must not be in a log: a structlog processor."""
+    return {
+        key: value if key in ("time", "level", "trace_id") else _clean(key, value, 0) for key, value in event.items()
+    }
+
+
+def _named(service: str) -> Processor:
+    def add(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["service"] = service
+        trace = tracing.current()
+        if trace is not None:
+            event.setdefault("trace_id", trace.trace_id)
+        return event
+
+    return add
+
+
+def _clean(key: str, value: Any, depth: int) -> Any:
+    if SENSITIVE.search(key) and key not in NOT_SENSITIVE and value is not None:
+        return BLACKED_OUT
+    if isinstance(value, str):
+        text = DATABASE_DETAIL.sub(f"DETAIL: {BLACKED_OUT}", value)
+        return PERSONAL.sub(BLACKED_OUT, text)[:LONGEST_TEXT]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if depth >= DEEPEST:
+        return "..."
+    if isinstance(value, Mapping):
+        return {str(inner): _clean(str(inner), item, depth + 1) for inner, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(key, item, depth + 1) for item in value]
+    return _clean(key, str(value), depth + 1)
+
+
+def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return orjson.dumps(event, default=str).decode()

@@ -1,0 +1,1 @@
+"""Access: chains, branches, accounts, roles, sign-in and API keys."""

@@ -1,0 +1,7 @@
+"""The access service as a process."""
+
+from chassis.app import run
+from services.access.service import SERVICE
+
+if __name__ == "__main__":
+    run(SERVICE)

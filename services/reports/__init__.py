@@ -1,0 +1,1 @@
+"""Reports: what is going on, counted from events."""
