@@ -25,15 +25,16 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from chassis import logs, metrics, tracing
+from chassis import housekeeping, logs, metrics, tracing
 from chassis.access import AccessTokens, Caller, CallerTokens
-from chassis.bus import Bus, JetStreamBus
+from chassis.bus import Bus
 from chassis.client import Clients
 from chassis.clock import Clock
 from chassis.db import SYSTEM_POOL_SIZE, open_pool
 from chassis.deadletters import DeadLetters
 from chassis.errors import register
 from chassis.inbox import Consumer, Subscriptions
+from chassis.jetstream import JetStreamBus
 from chassis.outbox import Relay
 from chassis.projections import Fetcher, Projections
 from chassis.rpc import Runner, generic_handler, is_unavailable
@@ -80,6 +81,13 @@ class Service:
     jobs: Sequence[Job] = ()
 
 
+async def _forget(context: Context) -> None:
+    await housekeeping.forget(context.system_store.pool)
+
+
+HOUSEKEEPING = Job("forget", _forget, housekeeping.EVERY_SECONDS)
+
+
 class Context:
     """What a service's methods, handlers and jobs may use."""
 
@@ -116,7 +124,9 @@ class Application:
     ) -> None:
         self.service = service
         self.settings = settings
-        self._bus = bus or JetStreamBus(settings.nats_url, service.name, replicas=settings.nats_replicas)
+        self._bus = bus or JetStreamBus(
+            settings.nats_url, name=f"foyer-{service.name}", replicas=settings.nats_replicas
+        )
         self._own_bus = bus is None
         self._clock = clock or Clock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -152,7 +162,7 @@ class Application:
         self._spawn("relay", self.relay.run)
         if self.service.subscriptions.subjects:
             self._spawn("consumer", self.consumer.run)
-        for job in self.service.jobs:
+        for job in (*self.service.jobs, HOUSEKEEPING):
             self._spawn(f"job {job.name}", lambda job=job: self._repeat(job))  # type: ignore[misc]
         self._serving = True
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -1,4 +1,4 @@
-"""The bus: what is asked of it, and the shape of an event on it.
+"""Events as they travel, and what is asked of a bus that carries them.
 
     Bus              publish many, subscribe as a durable consumer, ask for the state of the stream
     Subscription     fetch, then ack, nak or term

@@ -10,7 +10,7 @@ import asyncio
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import orjson
@@ -38,8 +38,9 @@ SYSTEM_POOL_SIZE = 4
 
 DIALECT = asyncpg_dialect()  # type: ignore[no-untyped-call]
 
-Pool = asyncpg.Pool[asyncpg.Record]
-Connection = asyncpg.Connection[asyncpg.Record]
+# As text: asyncpg's classes take parameters for type checkers only.
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 def uuid_type() -> postgresql.UUID[str]:

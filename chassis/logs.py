@@ -82,6 +82,11 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     }
 
 
+def without_personal_data(text: str) -> str:
+    """The text without e-mail addresses, phone numbers and the values of rows that the database complained about."""
+    return PERSONAL.sub(BLACKED_OUT, DATABASE_DETAIL.sub(f"DETAIL: {BLACKED_OUT}", text))
+
+
 def _named(service: str) -> Processor:
     def add(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["service"] = service
@@ -97,8 +102,7 @@ def _clean(key: str, value: Any, depth: int) -> Any:
     if SENSITIVE.search(key) and key not in NOT_SENSITIVE and value is not None:
         return BLACKED_OUT
     if isinstance(value, str):
-        text = DATABASE_DETAIL.sub(f"DETAIL: {BLACKED_OUT}", value)
-        return PERSONAL.sub(BLACKED_OUT, text)[:LONGEST_TEXT]
+        return without_personal_data(value)[:LONGEST_TEXT]
     if value is None or isinstance(value, bool | int | float):
         return value
     if depth >= DEEPEST:

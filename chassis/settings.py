@@ -34,7 +34,7 @@ class Settings:
     port_base: int = 8080
     """The gateway's port; the others follow (docs/runbook.md)."""
     host: str = "127.0.0.1"
-    """Address the gateway and the metrics ports listen on."""
+    """Address the gateway listens on; 0.0.0.0 for all."""
     secret: bytes = field(default=b"", repr=False)
     """Platform secret (hex, 32 bytes or more); keys for each purpose are derived from it."""
     database_url: str = field(default="", repr=False)
@@ -55,6 +55,10 @@ class Settings:
     """Port of this process for /metrics, /healthz and /readyz; 0: none."""
     public_url: str = ""
     """Where callers reach the gateway."""
+    requests_per_second: int = 2000
+    """Requests a second that the gateway takes from one credential."""
+    open_requests_per_second: int = 200
+    """Requests a second that the gateway takes from one address whose caller it does not know."""
     smtp_url: str = ""
     """Mail server: `smtp://[user:password@]host:port`, `smtps://` for TLS from the start."""
     mail_from: str = "Foyer <no-reply@foyer.example>"
@@ -199,6 +203,8 @@ READERS: dict[str, Callable[[str], object]] = {
     "service_address": _address,
     "metrics_port": _number(0, 65535),
     "public_url": _url("http", "https"),
+    "requests_per_second": _number(1, 1_000_000),
+    "open_requests_per_second": _number(1, 1_000_000),
     "smtp_url": _url("smtp", "smtps"),
     "mail_from": _text,
     "otlp_endpoint": _url("http", "https"),

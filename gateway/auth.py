@@ -79,8 +79,13 @@ class Authenticator:
         task = self._under_way.get(secret)
         if task is None:
             task = self._under_way[secret] = asyncio.create_task(self._ask(secret))
-            task.add_done_callback(lambda _: self._under_way.pop(secret, None))
+            task.add_done_callback(lambda done: self._asked(secret, done))
         return await asyncio.shield(task)
+
+    def _asked(self, secret: str, task: asyncio.Task[Credential]) -> None:
+        self._under_way.pop(secret, None)
+        if not task.cancelled():
+            task.exception()  # looked at, also when all who waited have hung up
 
     async def _ask(self, secret: str) -> Credential:
         answer = await self._look_up(secret)

@@ -23,6 +23,7 @@ SERVICE_FIELD = "service"
 VERSION_FIELD = "version"
 PARAMETER = re.compile(r"{(\w+)}")
 DESCRIPTORS_FILE = "foyer.binpb"
+HTTP_RULE: Any = annotations_pb2.http
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +93,12 @@ def _operations() -> Iterator[Operation]:
 
 def _operation(method: MethodDescriptor, service: str | None) -> Operation | None:
     options = method.GetOptions()
-    http = options.Extensions[annotations_pb2.http]
+    http: Any = options.Extensions[HTTP_RULE]
     verb = http.WhichOneof("pattern")
     if verb is None:
         return None
     if http.body not in ("", "*") or http.additional_bindings:
-        raise ValueError(f"{method.full_name}: a body is all of the request (\"*\"), and a route is one")
+        raise ValueError(f'{method.full_name}: a body is all of the request ("*"), and a route is one')
     if service is None and SERVICE_FIELD not in method.input_type.fields_by_name:
         raise ValueError(f"{method.full_name}: which service answers? The request needs a field `{SERVICE_FIELD}`")
     rule: Any = options.Extensions[options_pb2.rpc]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import migrate, protos
+from tools import protos
 from tools import running as running_platform
 from tools import servers as test_servers
 
@@ -23,6 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def servers() -> Iterator[test_servers.Servers]:
     """PostgreSQL and NATS with the platform's roles and migrated databases."""
+    from tools import migrate
+
     running = test_servers.start()
     try:
         migrate.migrate_all(running.environ["FOYER_OWNER_DATABASE_URL"])

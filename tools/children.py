@@ -183,13 +183,13 @@ def tail(log: Path, lines: int = 20) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
 
 
-async def answers(port: int, path: str, timeout_seconds: float = 2) -> bool:
-    """Whether a GET of this path on a port of this machine is answered with 200."""
+async def answers(port: int, path: str, host: str = "127.0.0.1", timeout_seconds: float = 2) -> bool:
+    """Whether a GET of this path is answered with 200."""
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(timeout_seconds):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
             return b" 200 " in await reader.readline()
     except (OSError, TimeoutError, ValueError):
         return False

@@ -68,8 +68,10 @@ def _environment() -> None:
     if not _usable_venv():
         shutil.rmtree(VENV, ignore_errors=True)
         _run([*uv, "venv", "--quiet", "--no-project", "--python", sys.executable, str(VENV)], "uv venv failed", environ)
+    # Compiled once here: each of ten processes would otherwise compile its imports at its start.
+    sync = [*uv, "pip", "sync", "--quiet", "--require-hashes", "--compile-bytecode"]
     _run(
-        [*uv, "pip", "sync", "--quiet", "--require-hashes", "--python", str(VENV / "bin" / "python"), str(LOCK)],
+        [*sync, "--python", str(VENV / "bin" / "python"), str(LOCK)],
         "installing the dependencies failed (is the package index reachable?)",
         environ,
     )
@@ -135,7 +137,7 @@ def _uv() -> list[str]:
 
 
 def _python_with_pip() -> str:
-    """This Python when it has pip, else one of an environment that gets pip from what Python carries."""
+    """The running Python when it has pip, else one of an environment that gets pip from what Python carries."""
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
         return sys.executable
     folder = STATE / "pip"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -27,6 +28,8 @@ from tools.children import Child, ChildError, answers, bound_log, run_once
 from tools.home import Home, HomeError
 
 GATEWAY, POSTGRES, NATS, NATS_MONITOR, MAIL, METRICS = 0, 1, 2, 3, 5, 10
+SUPERVISOR_ONLY = {f"{PREFIX}{name}" for name in ("POSTGRES_ADMIN_URL", "DEMO", "METRICS_PORT")}
+EVERYWHERE = ("0.0.0.0", "::")
 GATEWAY_STOP_SECONDS = 4.0
 SERVICE_STOP_SECONDS = 5.0
 NATS_STOP_SECONDS = 2.0
@@ -63,7 +66,7 @@ class Platform:
 
     def __init__(self, environ: Mapping[str, str], say: Callable[[str], None] = tell) -> None:
         """Read the settings; raises SettingsError."""
-        self.given = {name for name, value in environ.items() if name.startswith(PREFIX) and value.strip()}
+        self.given = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value.strip()}
         self.settings = Settings.from_environment(environ)
         self.home = Home(self.settings.home.expanduser().absolute())
         self.base = self.settings.port_base
@@ -71,11 +74,16 @@ class Platform:
         self.children: dict[str, Child] = {}
         self.demo: dict[str, Any] = {}
         self.environ: dict[str, str] = {}
-        self._outside = {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
+        self._outside = {
+            name: value
+            for name, value in environ.items()
+            # Bytecode that is not written is compiled again by every process at every start.
+            if not name.startswith(PREFIX) and name != "PYTHONDONTWRITEBYTECODE"
+        }
         self._lock: IO[str] | None = None
         self._mail: asyncio.Server | None = None
         self._housekeeper: asyncio.Task[None] | None = None
-        self._own_database = not ({f"{PREFIX}POSTGRES_ADMIN_URL", f"{PREFIX}DATABASE_URL"} & self.given)
+        self._own_database = not ({f"{PREFIX}POSTGRES_ADMIN_URL", f"{PREFIX}DATABASE_URL"} & set(self.given))
         self._own_nats = f"{PREFIX}NATS_URL" not in self.given
         self._own_mail = f"{PREFIX}SMTP_URL" not in self.given
 
@@ -145,18 +153,10 @@ class Platform:
         roles = (databases.APPLICATION, databases.SYSTEM, databases.OWNER)
         for name, role in zip(urls, roles, strict=True):
             urls[name] = urls[name] or databases.url(admin, role, secrets[role])
-        kept = {
-            f"{PREFIX}HOST": settings.host,
-            f"{PREFIX}DATABASE_POOL_SIZE": str(settings.database_pool_size),
-            f"{PREFIX}NATS_REPLICAS": str(settings.nats_replicas),
-            f"{PREFIX}MAIL_FROM": settings.mail_from,
-            f"{PREFIX}OTLP_ENDPOINT": settings.otlp_endpoint,
-            f"{PREFIX}LOG_LEVEL": settings.log_level,
-            f"{PREFIX}LOG_FORMAT": settings.log_format,
+        kept = {name: value for name, value in self.given.items() if name not in SUPERVISOR_ONLY}
+        own = {
             f"{PREFIX}PUBLIC_URL": settings.public_url,
             f"{PREFIX}SMTP_URL": settings.smtp_url,
-        }
-        own = {
             f"{PREFIX}HOME": str(self.home.path),
             f"{PREFIX}PORT_BASE": str(base),
             f"{PREFIX}SECRET": settings.secret.hex() or secrets["platform"],
@@ -180,7 +180,7 @@ class Platform:
     async def _check_ports(self) -> None:
         """Refuse when a port is taken; waits a little for processes of a supervisor that was just killed."""
         deadline = time.monotonic() + PORT_WAIT_SECONDS
-        while taken := [port for port in self._ports() if not _is_free(port)]:
+        while taken := [port for port in self._ports() if not self._is_free(port)]:
             if time.monotonic() > deadline:
                 named = ", ".join(f"{port} ({self._ports()[port]})" for port in taken)
                 raise UpError(
@@ -188,6 +188,18 @@ class Platform:
                     f"FOYER_PORT_BASE={self.base + 100} make up"
                 )
             await asyncio.sleep(0.1)
+
+    def _is_free(self, port: int) -> bool:
+        host = self.settings.host if port == self.base + GATEWAY else "127.0.0.1"
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as problem:
+                if problem.errno != errno.EADDRINUSE:
+                    raise UpError(f"cannot listen on {host} (FOYER_HOST) port {port}: {problem}") from problem
+                return False
+        return True
 
     def _child(self, name: str, command: Callable[[], list[str]], environ: Mapping[str, str], **more: Any) -> Child:
         log, pid_file = self.home.log / f"{name}.log", self.home.run / f"{name}.pid"
@@ -227,11 +239,13 @@ class Platform:
 
     def _start_python(self, name: str, module: str, port: int) -> None:
         """Start one of our own processes; `port` is where it answers /readyz."""
-        environ = dict(self.environ)
+        environ, host = dict(self.environ), "127.0.0.1"
         if name != "gateway":
             environ[f"{PREFIX}METRICS_PORT"] = str(port)
+        elif self.settings.host not in EVERYWHERE:
+            host = self.settings.host
         command = spawn.wrap([sys.executable, "-m", module], signal.SIGTERM)
-        self._child(name, lambda: command, environ, is_ready=partial(answers, port, "/readyz"))
+        self._child(name, lambda: command, environ, is_ready=partial(answers, port, "/readyz", host))
 
     async def _once(self, name: str, timeout_seconds: float) -> str:
         """Run `tools.<name>` to its end."""
@@ -328,16 +342,6 @@ def _welcome(platform: Platform, seconds: float) -> None:
     lines.append(f"  logs     {platform.home.log}")
     with contextlib.suppress(OSError):
         print("\n" + "\n".join(lines) + "\n", flush=True)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def main() -> int:

@@ -168,7 +168,7 @@ def holiday_errors(days: Sequence[str], path: str) -> list[FieldError]:
 
 def email_key(email: str) -> str:
     """An e-mail as it is compared: without blanks around it, in small letters."""
-    return email.strip().casefold()
+    return email.strip().lower()
 
 
 def check_attempts(failed_at: Sequence[datetime], now: datetime) -> None:

@@ -1,7 +1,7 @@
 """Tables of access.
 
-Two columns are unique on the whole platform, not in a chain: an account's e-mail and the public part of an API key. They are
-how a caller who names no chain is led to theirs; the system role may read just these columns (migrations/versions/0001).
+Two columns are unique on the whole platform, not in a chain: an account's e-mail and the public part of an API key.
+They lead a caller who names no chain to theirs; the system role may read just these (migrations/versions/0001).
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ api_key_secrets = sa.Table(
 sa.Index("api_key_secrets_prefix", api_key_secrets.c.prefix, unique=True)
 sa.Index("api_key_secrets_of_key", api_key_secrets.c.chain_id, api_key_secrets.c.api_key_id)
 
-# Sign-ins that failed, by a hash of the e-mail that was tried: whether it has an account does not matter, so a row belongs to
-# no chain (its chain_id is all zeros).
+# Sign-ins that failed, by a hash of the e-mail that was tried: whether it has an account does not matter, so a row
+# belongs to no chain (its chain_id is all zeros).
 sign_in_failures = sa.Table(
     "sign_in_failures",
     metadata,

@@ -55,7 +55,10 @@ class Passwords:
 
     async def verify(self, password_hash: str | None, password: str) -> bool:
         """Whether it is the password; None for an account that is not there. To be called within a turn."""
-        return await self._run(lambda: self._matches(password_hash or self._nobodys, password)) and password_hash is not None
+        return (
+            await self._run(lambda: self._matches(password_hash or self._nobodys, password))
+            and password_hash is not None
+        )
 
     async def renew(self, password_hash: str, password: str) -> str | None:
         """A new hash where the old one was made with other parameters, else None. To be called within a turn."""

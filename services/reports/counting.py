@@ -7,6 +7,7 @@ service's log and live. So those are also looked up in `counted`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from services.reports.domain import MEASURE_NAMES, Cell, facts_of, fold
 from services.reports.models import BUILDING, SERVING
 
 RECHECKED = timedelta(minutes=10)
-"""Events written this long after a switch are still looked up: clocks of services differ, and so does the order of commits."""
+"""Events written this long after a switch are still looked up: clocks differ, and commits come in any order."""
 
 FACTS_COUNTED = metrics.counter("foyer_reports_facts_total", "Facts added to the numbers that serve.", ("measure",))
 _counters = {measure: FACTS_COUNTED.labels(name) for measure, name in MEASURE_NAMES.items()}
@@ -61,8 +62,8 @@ async def _count_serving(unit: Unit, generation: int, rebuilt_at: datetime | Non
             new = [event for event in events if event.time > recent or event.id in ids]
             # They were all counted when the generation was locked.
             await unit.run(statements.ADD_EVENTS, generation=generation, events=len(new) - len(events), newest=None)
-    cells = await _add(unit, generation, new)
-    unit.after_commit(lambda: _measure(cells))
+    facts = await _add(unit, generation, new)
+    unit.after_commit(lambda: _measure(facts))
 
 
 async def _count_new(unit: Unit, generation: int, events: Sequence[Counted]) -> int:
@@ -77,7 +78,7 @@ async def _count_new(unit: Unit, generation: int, events: Sequence[Counted]) -> 
 
 
 async def count_logged(unit: Unit, generation: int, service: str, sequence: int, events: Sequence[Counted]) -> bool:
-    """Add a stretch of a service's log that ends with `sequence`; False when the generation is no longer being built."""
+    """Add a stretch of a service's log that ends with `sequence`; False when the generation is not being built."""
     if await unit.value(statements.ADVANCE, generation=generation, service=service, sequence=sequence) is None:
         return False
     if events:
@@ -91,13 +92,13 @@ async def _keep_counted(unit: Unit, generation: int, events: Sequence[Counted]) 
     return {row["event_id"] for row in rows}
 
 
-async def _add(unit: Unit, generation: int, events: Sequence[Counted]) -> dict[Cell, int]:
-    """Fold events into cells and add those to the rollups with one statement."""
+async def _add(unit: Unit, generation: int, events: Sequence[Counted]) -> Counter[int]:
+    """Fold events into cells and add those to the rollups by one statement; answers how many facts of which measure."""
+    facts = [fact for event in events for fact in facts_of(event.event, event.occurred_at)]
+    if not facts:
+        return Counter()
     cells: dict[Cell, int] = {}
-    for event in events:
-        fold(facts_of(event.event, event.occurred_at), cells)
-    if not cells:
-        return cells
+    fold(facts, cells)
     # In order, so that two batches cannot wait for each other.
     keys = sorted(cells)
     measures, days, branch_ids, service_ids, staff_ids, sources = zip(*keys, strict=True)
@@ -112,9 +113,9 @@ async def _add(unit: Unit, generation: int, events: Sequence[Counted]) -> dict[C
         sources=sources,
         values=[cells[key] for key in keys],
     )
-    return cells
+    return Counter(fact.cell.measure for fact in facts)
 
 
-def _measure(cells: dict[Cell, int]) -> None:
-    for cell in cells:
-        _counters[cell.measure].inc()
+def _measure(facts: Counter[int]) -> None:
+    for measure, number in facts.items():
+        _counters[measure].inc(number)

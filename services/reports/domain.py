@@ -55,7 +55,7 @@ class Fact(NamedTuple):
     value: int
 
 
-# --- events → facts -----------------------------------------------------------------------------------------------------
+# --- events → facts ---
 
 
 def local_day(moment: datetime, time_zone: str) -> date:
@@ -67,9 +67,8 @@ def _booking(measure: int) -> Callable[[Any, datetime], list[Fact]]:
     def facts(event: Any, occurred_at: datetime) -> list[Fact]:
         booking = event.booking
         day = local_day(occurred_at, booking.time_zone)
-        source = booking.source
-        cell = Cell(measure, day, booking.branch_id or NONE, booking.service_id or NONE, booking.staff_id or NONE, source)
-        return [Fact(cell, 1)]
+        branch, service, staff = booking.branch_id or NONE, booking.service_id or NONE, booking.staff_id or NONE
+        return [Fact(Cell(measure, day, branch, service, staff, booking.source), 1)]
 
     return facts
 
@@ -138,7 +137,7 @@ def fold(facts: Iterable[Fact], into: dict[Cell, int]) -> None:
         into[cell] = into.get(cell, 0) + value
 
 
-# --- days and buckets ---------------------------------------------------------------------------------------------------
+# --- days and buckets ---
 
 
 @dataclass(frozen=True, slots=True)

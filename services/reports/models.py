@@ -36,7 +36,9 @@ for status in (BUILDING, SERVING):
         unique=True,
         postgresql_where=sa.text(f"status = '{status}'"),
     )
-sa.Index("generations_work", generations.c.status, generations.c.chain_id, postgresql_where=sa.text("status <> 'serving'"))
+sa.Index(
+    "generations_work", generations.c.status, generations.c.chain_id, postgresql_where=sa.text("status <> 'serving'")
+)
 
 rollups = sa.Table(
     "rollups",
@@ -63,7 +65,11 @@ counted = sa.Table(
     sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("event_id", uuid_type(), primary_key=True),
 )
-"""Events that a rebuilt generation holds, from a log or live. A generation that was never rebuilt has none: there the inbox serves."""
+"""Events that a rebuilt generation holds, from a log or live.
+
+A generation that was never rebuilt has none: there the inbox is enough. Of a rebuilt one they stay, as an event that
+was counted from a log may be a dead letter and be replayed any time.
+"""
 
 names = sa.Table(
     "names",

@@ -10,14 +10,15 @@ from foyer.reports.v1 import reports_pb2
 from chassis.db import Prepared, prepare, prepare_sql
 from services.reports.models import BUILDING, RETIRED, SERVING, generations, names, rollups
 
-# --- counting (hot: these are the only statements of a batch of events, so they are written as SQL over arrays) -----------
+# --- counting: hot, so each is one statement over arrays, which Core cannot say ---
 
 TOUCH = prepare_sql(
-    f"""
+    """
 update generations set
-  counted_events = counted_events + case when status = '{SERVING}' then $2::int else 0 end,
-  newest_event_at = case when status = '{SERVING}' then greatest(newest_event_at, $3::timestamptz) else newest_event_at end
-where chain_id = $1::uuid and status in ('{BUILDING}', '{SERVING}')
+  counted_events = counted_events + case when status = 'serving' then $2::int else 0 end,
+  newest_event_at = case when status = 'serving' then greatest(newest_event_at, $3::timestamptz)
+    else newest_event_at end
+where chain_id = $1::uuid and status in ('building', 'serving')
 returning id, status, rebuilt_at
 """,
     "chain_id",
@@ -28,7 +29,8 @@ returning id, status, rebuilt_at
 
 ADD_EVENTS = prepare_sql(
     """
-update generations set counted_events = counted_events + $3::int, newest_event_at = greatest(newest_event_at, $4::timestamptz)
+update generations set
+  counted_events = counted_events + $3::int, newest_event_at = greatest(newest_event_at, $4::timestamptz)
 where chain_id = $1::uuid and id = $2::int
 """,
     "chain_id",
@@ -38,9 +40,9 @@ where chain_id = $1::uuid and id = $2::int
 )
 
 ADVANCE = prepare_sql(
-    f"""
+    """
 update generations set cursors = jsonb_set(cursors, array[$3::text], to_jsonb($4::bigint))
-where chain_id = $1::uuid and id = $2::int and status = '{BUILDING}' returning id
+where chain_id = $1::uuid and id = $2::int and status = 'building' returning id
 """,
     "chain_id",
     "generation",
@@ -50,7 +52,10 @@ where chain_id = $1::uuid and id = $2::int and status = '{BUILDING}' returning i
 """Moves a rebuild's place in a log on; nothing when the generation is no longer being built."""
 
 ENSURE_SERVING = prepare_sql(
-    f"insert into generations (chain_id, id, status, started_at) values ($1::uuid, 1, '{SERVING}', $2) on conflict do nothing",
+    """
+insert into generations (chain_id, id, status, started_at) values ($1::uuid, 1, 'serving', $2::timestamptz)
+on conflict do nothing
+""",
     "chain_id",
     "now",
 )
@@ -92,7 +97,8 @@ insert into names as n (chain_id, kind, id, name, name_en, version)
 select $1::uuid, e.kind, e.id, e.name, e.name_en, e.version
 from unnest($2::text[], $3::uuid[], $4::text[], $5::text[], $6::bigint[]) as e(kind, id, name, name_en, version)
 on conflict (chain_id, kind, id)
-do update set name = excluded.name, name_en = excluded.name_en, version = excluded.version where n.version < excluded.version
+do update set name = excluded.name, name_en = excluded.name_en, version = excluded.version
+where n.version < excluded.version
 """,
     "chain_id",
     "kinds",
@@ -102,13 +108,15 @@ do update set name = excluded.name, name_en = excluded.name_en, version = exclud
     "versions",
 )
 
-# --- reading ------------------------------------------------------------------------------------------------------------
+# --- reading ---
 
-_chain = sa.bindparam("chain_id")
+_chain: sa.BindParameter[str] = sa.bindparam("chain_id")
 _r = rollups.c
 
 GENERATIONS = prepare(
-    sa.select(generations).where(generations.c.chain_id == _chain, generations.c.status != RETIRED).order_by(generations.c.id)
+    sa.select(generations)
+    .where(generations.c.chain_id == _chain, generations.c.status != RETIRED)
+    .order_by(generations.c.id)
 )
 SERVING_ID = prepare(
     sa.select(generations.c.id).where(generations.c.chain_id == _chain, generations.c.status == SERVING)
@@ -193,12 +201,13 @@ def ranking(by: int, at_branches: bool) -> Prepared:
     return prepare(statement)
 
 
-# --- rebuilding ---------------------------------------------------------------------------------------------------------
+# --- rebuilding ---
 
 START = prepare_sql(
-    f"""
+    """
 insert into generations (chain_id, id, status, started_at)
-select $1::uuid, max(id) + 1, '{BUILDING}', $2 from generations where chain_id = $1::uuid on conflict do nothing
+select $1::uuid, max(id) + 1, 'building', $2::timestamptz from generations where chain_id = $1::uuid
+on conflict do nothing
 """,
     "chain_id",
     "now",
@@ -248,11 +257,18 @@ and chain_id = $1::uuid and generation = $2::int
     "generation",
     "most",
 )
-FORGET = prepare_sql(
-    f"""
-delete from generations where chain_id = $1::uuid and id = $2::int and status = '{RETIRED}' and retired_at < $3::timestamptz
-""",
-    "chain_id",
-    "generation",
-    "before",
+IS_REPLACED = prepare(
+    sa.select(generations.c.id).where(
+        generations.c.chain_id == _chain,
+        generations.c.id == sa.bindparam("generation"),
+        generations.c.status == RETIRED,
+        generations.c.retired_at < sa.bindparam("before"),
+    )
+)
+FORGET = prepare(
+    generations.delete().where(
+        generations.c.chain_id == _chain,
+        generations.c.id == sa.bindparam("generation"),
+        generations.c.status == RETIRED,
+    )
 )

@@ -1,4 +1,4 @@
-"""Every service in this process, against real PostgreSQL and NATS; tests keep apart by each having a chain of its own."""
+"""Every service in this process, against real PostgreSQL and NATS; each test has a chain of its own."""
 
 from __future__ import annotations
 

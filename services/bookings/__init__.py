@@ -1,0 +1,1 @@
+"""Bookings: the catalogue, the people who work, and their time."""

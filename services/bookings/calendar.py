@@ -1,0 +1,192 @@
+"""Weeks of local time as bitmaps of real time: shifts and opening hours, whatever the clocks do.
+
+Time is counted in steps of five minutes. A bitmap is an integer whose bit n stands for the n-th step after the midnight
+(UTC) of its first day. Every function here is pure: what it answers is kept by its arguments and never has to be
+forgotten.
+
+One rule settles all daylight saving: a local time means the first moment at which the local clock shows that time or a
+later one. So a time that the clocks skip is the moment they jump, and of a time they show twice it is the first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+STEP_SECONDS = 300
+STEP_MINUTES = 5
+DAY_STEPS = 288
+DAY_MINUTES = 1440
+EPOCH = date(1970, 1, 1)
+
+Interval = tuple[int, int, int]
+"""Weekday (1 is Monday), start and end in minutes after local midnight; an end above 1440 lies in the next day."""
+
+
+def parse_time(text: str) -> int:
+    """Minutes after midnight of HH:MM."""
+    return int(text[:2]) * 60 + int(text[3:5])
+
+
+def format_time(minutes: int) -> str:
+    """HH:MM of minutes after midnight; 24:00 for the end of the day."""
+    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+
+
+def format_week(intervals: Sequence[tuple[int, str, str]]) -> str:
+    """The one text form of a week of (weekday, HH:MM, HH:MM): `1 09:00-18:00, 2 22:00-06:00`; sorted, each once."""
+    return ", ".join(f"{weekday} {start}-{end}" for weekday, start, end in sorted(set(intervals)))
+
+
+def split_week(week: str) -> list[tuple[int, str, str]]:
+    """The (weekday, HH:MM, HH:MM) of a week's text form."""
+    return [(int(part[0]), part[2:7], part[8:13]) for part in week.split(", ")] if week else []
+
+
+@functools.lru_cache(4096)
+def parse_week(week: str) -> tuple[Interval, ...]:
+    """The intervals of a week's text form. An interval that ends at or before its start ends on the next day."""
+    intervals = []
+    for weekday, start_text, end_text in split_week(week):
+        start, end = parse_time(start_text), parse_time(end_text)
+        intervals.append((weekday, start, end if end > start else end + DAY_MINUTES))
+    return tuple(intervals)
+
+
+@functools.lru_cache(1024)
+def zone_of(name: str) -> ZoneInfo:
+    """The zone of an IANA name. Raises zoneinfo.ZoneInfoNotFoundError."""
+    return ZoneInfo(name)
+
+
+def local_moment(day: date, minutes: int, zone: ZoneInfo) -> datetime:
+    """The first moment (UTC) at which clocks of the zone show `minutes` after midnight of `day`, or later."""
+    wanted = datetime(day.year, day.month, day.day) + timedelta(minutes=minutes)  # noqa: DTZ001 a local time
+    moment = wanted.replace(tzinfo=zone).astimezone(UTC)
+    if moment.astimezone(zone).replace(tzinfo=None) == wanted:
+        return moment
+    # The clocks skip it. PEP 495: with fold=0 it comes out after the jump, with fold=1 before; the jump is in between.
+    before = int(wanted.replace(tzinfo=zone, fold=1).timestamp())
+    after = int(moment.timestamp())
+    while after - before > 1:
+        middle = (before + after) // 2
+        if datetime.fromtimestamp(middle, zone).replace(tzinfo=None) >= wanted:
+            after = middle
+        else:
+            before = middle
+    return datetime.fromtimestamp(after, UTC)
+
+
+def first_step(moment: datetime) -> int:
+    """The first step since 1970 that begins at or after a moment."""
+    return -(-_microseconds(moment) // (STEP_SECONDS * 1_000_000))
+
+
+def last_step(moment: datetime) -> int:
+    """The step since 1970 that a moment lies in or begins."""
+    return _microseconds(moment) // (STEP_SECONDS * 1_000_000)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def is_on_step(moment: datetime) -> bool:
+    """Whether a moment lies on a step of five minutes."""
+    return _microseconds(moment) % (STEP_SECONDS * 1_000_000) == 0
+
+
+def day_number(moment: datetime) -> int:
+    """Days since 1970 of a moment's day in UTC."""
+    return _microseconds(moment) // 86_400_000_000
+
+
+def date_of(day: int) -> date:
+    """The date of a day since 1970."""
+    return EPOCH + timedelta(days=day)
+
+
+@functools.lru_cache(65536)
+def _intervals_of_day(week: str, zone_name: str, day: int) -> tuple[tuple[int, int], ...]:
+    """First and last step (exclusive, since 1970) of what begins on a local day; rounded inwards."""
+    local_day = date_of(day)
+    weekday = local_day.isoweekday()
+    zone = zone_of(zone_name)
+    found = []
+    for interval_weekday, start, end in parse_week(week):
+        if interval_weekday == weekday:
+            first = first_step(local_moment(local_day, start, zone))
+            last = last_step(local_moment(local_day, end, zone))
+            if first < last:
+                found.append((first, last))
+    return tuple(found)
+
+
+def span(first: int, last: int, first_day: int, days: int) -> int:
+    """The bitmap of the steps from `first` to before `last` (since 1970), cut to the days it covers."""
+    base = first_day * DAY_STEPS
+    start = max(first - base, 0)
+    end = min(last - base, days * DAY_STEPS)
+    return ((1 << (end - start)) - 1) << start if start < end else 0
+
+
+@functools.lru_cache(8192)
+def week_bitmap(week: str, zone_name: str, from_day: int, until_day: int, first_day: int, days: int) -> int:
+    """When a week holds: local days `from_day` to `until_day` (since 1970, both included), over `days` UTC days."""
+    bitmap = 0
+    # Local time is at most 14 hours off, and an interval of the day before may reach over midnight.
+    for day in range(max(from_day, first_day - 2), min(until_day, first_day + days + 1) + 1):
+        for first, last in _intervals_of_day(week, zone_name, day):
+            bitmap |= span(first, last, first_day, days)
+    return bitmap
+
+
+ALWAYS = format_week([(weekday, "00:00", "24:00") for weekday in range(1, 8)])
+
+
+@functools.lru_cache(2048)
+def opening_bitmap(opening_hours: str | None, holidays: str, zone_name: str, first_day: int, days: int) -> int:
+    """When a branch is open: its week (None: always) without its holidays; a night belongs to the day it begins."""
+    closed = frozenset(holidays.split(",")) if holidays else frozenset()
+    week = ALWAYS if opening_hours is None else opening_hours
+    bitmap = 0
+    for day in range(first_day - 2, first_day + days + 2):
+        if date_of(day).isoformat() not in closed:
+            bitmap |= week_bitmap(week, zone_name, day, day, first_day, days)
+    return bitmap
+
+
+@functools.lru_cache(4096)
+def local_day_bitmap(zone_name: str, moment_step: int, first_day: int, days: int) -> int:
+    """The local day that a step lies in."""
+    zone = zone_of(zone_name)
+    local_day = datetime.fromtimestamp(moment_step * STEP_SECONDS, zone).date()
+    first = first_step(local_moment(local_day, 0, zone))
+    return span(first, first_step(local_moment(local_day, DAY_MINUTES, zone)), first_day, days)
+
+
+def local_today(moment: datetime, zone_name: str) -> date:
+    """The day a zone's calendars show at a moment."""
+    return moment.astimezone(zone_of(zone_name)).date()
+
+
+@functools.lru_cache(128)
+def grid_bitmap(every_steps: int, days: int) -> int:
+    """Every n-th step, from midnight on."""
+    bitmap = 0
+    for step in range(0, days * DAY_STEPS, every_steps):
+        bitmap |= 1 << step
+    return bitmap
+
+
+def moment_of(step: int) -> datetime:
+    """The moment (UTC) a step since 1970 begins."""
+    return datetime.fromtimestamp(step * STEP_SECONDS, UTC)
+
+
+def day_masks(first: int, last: int) -> list[tuple[int, int]]:
+    """Steps from `first` to before `last` (since 1970) as (day, bitmap of that day), in order."""
+    days = range(first // DAY_STEPS, (last - 1) // DAY_STEPS + 1)
+    return [(day, span(first, last, day, 1)) for day in days]

@@ -1,0 +1,1 @@
+"""Notify: what customers are told, where, when, and how it went."""

@@ -1,0 +1,219 @@
+"""Chain B's key finds nothing of chain A: 404 for each id of A, on every route that takes one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.flow.conftest import Shop, client, open_shop
+from tools.running import Running
+
+# Where the ids of a path belong to; a new noun in the API must be added here, or the test says so.
+NOUNS = (
+    "branches departments accounts api-keys services staff bookings customers wallets top-ups authorizations charges"
+    " payments messages templates".split()
+)
+# Ids that are not of a chain's thing, or routes that take no part.
+SKIPPED_PATHS = ("/v1/hooks/", "/v1/sandbox/", "/v1/operations/", "/v1/roles/")
+WRITES = {"post", "put", "patch", "delete"}
+
+
+async def everything(shop: Shop) -> dict[str, str]:
+    """An id of every kind in the shop's chain, by the name that a path or a field gives it."""
+    api = shop.api
+    slot = (await shop.slots(days_ahead=6))[0]
+    booking = await shop.make("/v1/bookings", shop.booking(slot))
+    money = {"amount": 10000, "currency": "CNY"}
+    wallet = f"/v1/wallets/{shop.customer_id}"
+    top_up = await shop.make(f"{wallet}:top-up", {"amount": money, "method": "cash"})
+    small = {"amount": 100, "currency": "CNY"}
+    charge = await shop.make(f"{wallet}:charge", {"amount": small, "reason": "a"})
+    authorization = await shop.make(f"{wallet}:authorize", {"amount": small, "reason": "a"})
+    payment = await shop.make(
+        "/v1/payments",
+        {"kind": "sale", "amount": small, "method": "cash", "branch_id": shop.branch_id, "description": "tea"},
+    )
+    department = await shop.make("/v1/departments", {"name": f"D {uuid4().hex[:6]}"})
+    key = await shop.make("/v1/api-keys", {"name": "k", "roles": [{"role": "front_desk"}]})
+    account = (await api.get("/v1/accounts")).json()["accounts"][0]
+    template = await shop.make(
+        "/v1/templates",
+        {
+            "event_type": "booking.completed",
+            "channel": "in_app",
+            "language": "en",
+            "subject": "Thank you",
+            "body": "See you again.",
+        },
+    )
+    message = ""
+    for _ in range(100):
+        listed = (await api.get("/v1/messages", params={"customer_id": shop.customer_id})).json()["messages"]
+        if listed:
+            message = listed[0]["id"]
+            break
+    return {
+        "branches": shop.branch_id,
+        "departments": department["id"],
+        "accounts": account["id"],
+        "api-keys": key["id"],
+        "services": shop.service_id,
+        "staff": shop.staff_id,
+        "bookings": booking["id"],
+        "customers": shop.customer_id,
+        "wallets": shop.customer_id,
+        "top-ups": top_up["id"],
+        "authorizations": authorization["id"],
+        "charges": charge["id"],
+        "payments": payment["id"],
+        "messages": message,
+        "templates": template["id"],
+    }
+
+
+FIELDS = {
+    "branch_id": "branches",
+    "home_branch_id": "branches",
+    "service_id": "services",
+    "customer_id": "customers",
+    "staff_id": "staff",
+    "owner_staff_id": "staff",
+    "booking_id": "bookings",
+}
+
+
+@pytest.mark.timeout(180)
+async def test_chain_b_finds_nothing_of_chain_a(shop: Shop, platform: Running) -> None:
+    theirs = await everything(shop)
+    document = (await shop.api.get("/openapi.json")).json()
+    async with client(platform, platform.demo["other_api_key"]) as other:
+        own = await open_shop(other)
+        tried = leaks = 0
+        wrong: list[str] = []
+        for path, operations in document["paths"].items():
+            if path.startswith(SKIPPED_PATHS):
+                continue
+            for verb, operation in operations.items():
+                if verb not in WRITES | {"get"}:
+                    continue
+                for where, request in cases(document, path, verb, operation, theirs, own):
+                    answer = await other.request(verb, **request)
+                    tried += 1
+                    if answer.status_code != 404:
+                        leaks += 1
+                        wrong.append(f"{verb} {path} {where}: {answer.status_code} {answer.text[:200]}")
+        assert not wrong, "\n".join(wrong)
+        assert tried > 40
+
+
+def cases(
+    document: dict[str, Any], path: str, verb: str, operation: dict[str, Any], theirs: dict[str, str], own: Shop
+) -> list[tuple[str, dict[str, Any]]]:
+    """Requests to an operation, each right but for one id of the other chain."""
+    noun = re.split("[/:]", path)[2]
+    own_ids = {
+        "branch_id": own.branch_id,
+        "service_id": own.service_id,
+        "customer_id": own.customer_id,
+        "staff_id": own.staff_id,
+    }
+    body = body_for(document, operation, own_ids)
+    query = {
+        p["name"]: sample(p["schema"])
+        for p in operation.get("parameters", ())
+        if p["in"] == "query" and p.get("required")
+    }
+    query |= {name: value for name, value in own_ids.items() if name in query}
+    if "{" in path:
+        assert noun in NOUNS, f"tell tests/flow/test_isolation.py how to find an id for {path}"
+        start, _, rest = path.partition("{")
+        url = start + theirs[noun] + rest.partition("}")[2]
+        return [("path", {"url": url, "params": query, **({"json": body} if body is not None else {})})]
+    found: list[tuple[str, dict[str, Any]]] = []
+    names = {p["name"] for p in operation.get("parameters", ()) if p["in"] == "query"}
+    for field in sorted(names & set(FIELDS)):
+        found += [(field, {"url": path, "params": {**query, field: theirs[FIELDS[field]]}})]
+    if body is not None:
+        for field in sorted(set(properties(document, operation)) & set(FIELDS)):
+            found += [(field, {"url": path, "json": {**body, field: theirs[FIELDS[field]]}})]
+    return found
+
+
+def schema_of(document: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    return resolve(document, content["schema"]) if content else {}
+
+
+def resolve(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    while True:
+        if "$ref" in schema:
+            schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        elif "allOf" in schema:
+            schema = schema["allOf"][0]
+        else:
+            return schema
+
+
+def properties(document: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = schema_of(document, operation).get("properties", {})
+    return found
+
+
+def body_for(document: dict[str, Any], operation: dict[str, Any], own_ids: dict[str, str]) -> dict[str, Any] | None:
+    schema = schema_of(document, operation)
+    if not schema:
+        return None
+    body = {}
+    for name in schema.get("required", ()):
+        body[name] = own_ids.get(name) or build(document, name, schema["properties"][name])
+    return body
+
+
+SAMPLES: dict[str, Any] = {
+    "starts_at": "2027-03-01T02:00:00Z",
+    "email": f"{uuid4().hex}@example.com",
+    "owner_email": "x@example.com",
+    "password": "a long enough password",
+    "event_type": "booking.confirmed",
+    "language": "en",
+    "permissions": ["bookings.read"],
+    "roles": [{"role": "front_desk"}],
+    "duration_minutes": 60,
+    "body": "hello",
+    "status": "completed",
+}
+
+
+def build(document: dict[str, Any], name: str, schema: dict[str, Any]) -> Any:
+    if name in SAMPLES:
+        return SAMPLES[name]
+    schema = resolve(document, schema)
+    if schema.get("type") == "object":
+        wanted = schema.get("required", list(schema.get("properties", {})))
+        if "currency" in schema.get("properties", {}):
+            return {"amount": 100, "currency": "CNY"}
+        return {inner: build(document, inner, schema["properties"][inner]) for inner in wanted}
+    return sample(schema)
+
+
+def sample(schema: dict[str, Any]) -> Any:
+    """A value that a simple schema takes."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema.get("type")
+    if schema.get("format") == "uuid":
+        return str(uuid4())
+    if schema.get("format") == "date-time":
+        return "2026-12-01T00:00:00Z"
+    if kind == "integer":
+        return max(schema.get("minimum", 1), 1)
+    if kind == "boolean":
+        return False
+    if kind == "array":
+        return []
+    if "pattern" in schema and "[0-9]{4}" in schema["pattern"]:
+        return "2026-12-01"
+    return "x" * max(schema.get("minLength", 1), 1)
