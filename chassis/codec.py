@@ -198,9 +198,9 @@ def _one(field: FieldDescriptor, value: str, names: dict[str, Any]) -> str:
 def decoder(descriptor: Descriptor, *, nulls: bool = True) -> Decoder:
     """The function that turns a JSON value into a message, and adds every wrong field to `errors`.
 
-    What it answers lacks the fields that were wrong, so that the rules can be checked on the others; it is None when the
-    value is no object. With `nulls` a field that is null counts as left out; without (a change of some fields) it is
-    refused, since it could be meant to take the value away. Raises TypeError for types the dialect lacks.
+    What it answers lacks the fields that were wrong, so that the rules can be checked on the others; it is None when
+    the value is no object. With `nulls` a field that is null counts as left out; without (a change of some fields)
+    it is refused, since it could be meant to take the value away. Raises TypeError for types the dialect lacks.
     """
     read = _object_reader(descriptor, nulls)
     return lambda value, errors: read(value, errors, "")

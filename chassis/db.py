@@ -34,7 +34,8 @@ APPLICATION_ROLE = "foyer_app"
 SYSTEM_ROLE = "foyer_system"
 COMMAND_TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 5
-SYSTEM_POOL_SIZE = 4
+# Relay, consumer and every job at work hold one each, and a job needs another to work with.
+SYSTEM_POOL_SIZE = 10
 
 DIALECT = asyncpg_dialect()  # type: ignore[no-untyped-call]
 

@@ -84,7 +84,8 @@ LAG_SECONDS = metrics.histogram(
 AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
-    asyncpg.OperatorInterventionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InternalClientError,
     asyncpg.InterfaceError,
@@ -266,7 +267,7 @@ class Consumer:
             try:
                 await self._in_unit(chain_id, deliveries)
                 return
-            except (*AWAY, Refusal) as problem:
+            except Exception as problem:
                 tries = DATABASE_TRIES if _is_away(problem) else remote_tries if _is_remote(problem) else 1
                 if attempt >= tries:
                     raise
@@ -411,7 +412,9 @@ def reason_of(problem: Exception) -> str:
 def _is_away(problem: BaseException) -> bool:
     """The database is away or undid the transaction for another's sake: the same events may well succeed later."""
     # A value that does not fit a column is an InterfaceError too, and a ValueError.
-    return isinstance(problem, AWAY) and not isinstance(problem, ValueError)
+    away = isinstance(problem, AWAY) and not isinstance(problem, ValueError)
+    # Bare, it says that none of several addresses answered; its kinds may be a handler's own trouble.
+    return away or type(problem) is OSError
 
 
 def _is_remote(problem: BaseException) -> bool:

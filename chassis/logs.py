@@ -40,22 +40,8 @@ def configure(service: str, level: str = "info", format: str = "json") -> None: 
 
     `level` is debug, info, warning or error; `format` is json or text.
     """
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        _named(service),
-        structlog.processors.format_exc_info,
-        redact,
-    ]
-    renderer: Processor = structlog.dev.ConsoleRenderer(colors=False) if format == "text" else _render_json
     number = logging.getLevelNamesMapping()[level.upper()]
-    structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=False,
-    )
+    shared, renderer = _set_up(service, number, format)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -68,6 +54,26 @@ def configure(service: str, level: str = "info", format: str = "json") -> None: 
     root.setLevel(number)
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+def _set_up(service: str, level: int, format: str) -> tuple[list[Processor], Processor]:  # noqa: A002
+    """Set up our own loggers; answers what libraries' records must go through as well."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _named(service),
+        structlog.processors.format_exc_info,
+        redact,
+    ]
+    renderer: Processor = structlog.dev.ConsoleRenderer(colors=False) if format == "text" else _render_json
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_names: structlog.WriteLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    return shared, renderer
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:
@@ -116,3 +122,7 @@ def _clean(key: str, value: Any, depth: int) -> Any:
 
 def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     return orjson.dumps(event, default=str).decode()
+
+
+# Whoever does not configure gets warnings as text: structlog's own default prints the variables of every traceback.
+_set_up("foyer", logging.WARNING, "text")

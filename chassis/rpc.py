@@ -152,7 +152,7 @@ class Rpc:
         self.runner = runner
         self.tokens = tokens
 
-    async def __call__(  # noqa: RET503 - abort always raises
+    async def handle(  # noqa: RET503 - abort always raises
         self, received: tuple[bytes, Message], context: grpc.aio.ServicerContext[Any, Any]
     ) -> Any:
         """Answer a call."""
@@ -288,7 +288,7 @@ def generic_handler(
     for method in descriptor.methods:
         rpc = Rpc(method, getattr(servicer, snake_case(method.name)), service, runner, tokens)
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            rpc,
+            rpc.handle,
             request_deserializer=_deserializer(message_factory.GetMessageClass(method.input_type)),
             response_serializer=_serialize,
         )

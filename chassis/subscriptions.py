@@ -48,20 +48,25 @@ class Subscriptions:
         self._routes: dict[str, _Route] = {}
 
     def __call__(self, event: type[M]) -> Callable[[Handler[M]], Handler[M]]:
-        """Handle one event at a time."""
+        """Handle one event at a time. Raises TypeError for a message that is not an event."""
+        handlers = self._route(event).handlers
 
         def add(handler: Handler[M]) -> Handler[M]:
-            self._route(event).handlers.append(handler)
+            handlers.append(handler)
             return handler
 
         return add
 
     def batch(self, *events: type[Message]) -> Callable[[BatchHandler], BatchHandler]:
-        """Handle all events of these types in a transaction at once, in their order, after the single ones."""
+        """Handle all events of these types in a transaction at once, in their order, after the single ones.
+
+        Raises TypeError for a message that is not an event.
+        """
+        routes = [self._route(event) for event in events]
 
         def add(handler: BatchHandler) -> BatchHandler:
-            for event in events:
-                self._route(event).batches.append(handler)
+            for route in routes:
+                route.batches.append(handler)
             return handler
 
         return add

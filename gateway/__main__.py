@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 
@@ -31,6 +32,8 @@ class Server(uvicorn.Server):
         """End the streams, then what is under way, then the rest."""
         self._gateway.streams.stop()
         await super().shutdown(sockets)  # type: ignore[arg-type]
+        # Here, since uvicorn then lets the signal end the process.
+        await asyncio.to_thread(tracing.stop_exporting)
 
 
 def serve(settings: Settings) -> None:
@@ -65,10 +68,7 @@ def main() -> int:
         return 2
     logs.configure(NAME, settings.log_level, settings.log_format)
     tracing.export_to(settings.otlp_endpoint, NAME)
-    try:
-        serve(settings)
-    finally:
-        tracing.stop_exporting()
+    serve(settings)
     return 0
 
 

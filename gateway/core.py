@@ -23,6 +23,7 @@ from chassis.errors import Refusal
 from chassis.jetstream import JetStreamBus
 from chassis.settings import Settings
 from gateway import contract
+from gateway.access_log import AccessLog
 from gateway.auth import Authenticator, Credential, bearer
 from gateway.events import Streams
 from gateway.exchange import (
@@ -69,6 +70,7 @@ class Gateway(FastAPI):
             self.derived.add(operation.verb, operation.path, endpoint)
         self.streams = Streams()
         self._bus: JetStreamBus | None = None
+        self.access_log = AccessLog("gateway", settings.log_level, settings.log_format)
         self._seconds: dict[tuple[str, str, int], Any] = {}
         self.add_exception_handler(Refusal, _tell_refusal)
         self.add_exception_handler(HTTPException, _tell_http_exception)
@@ -161,7 +163,7 @@ class Gateway(FastAPI):
         if child is None:
             child = self._seconds[key] = HTTP_SECONDS.labels(route, method, str(status))
         child.observe(seconds)
-        log.info("request", method=method, route=route, status=status, milliseconds=round(seconds * 1000, 2))
+        self.access_log.tell(exchange.trace.trace_id, method, route, status, seconds, exchange.credential_id)
 
     # --- credentials ---
 
@@ -175,6 +177,7 @@ class Gateway(FastAPI):
         if credential is None:
             self.rates.take(exchange.client_address, known=False)
             credential = await self.authenticator.check(secret)
+        exchange.credential_id = credential.id
         exchange.answer_headers += self.rates.take(credential.id, known=True)
         return credential
 
@@ -192,6 +195,7 @@ class Gateway(FastAPI):
     async def close(self) -> None:
         """End streams and connections."""
         self.streams.stop()
+        self.access_log.write()
         bus, self._bus = self._bus, None
         if bus is not None:
             await bus.close()

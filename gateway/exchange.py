@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chassis import codec, errors
-from chassis.errors import FieldError, Refusal
+from chassis.errors import Refusal
 from chassis.tracing import Trace
 
 Scope = MutableMapping[str, Any]
@@ -21,14 +21,10 @@ PROBLEM_JSON = "application/problem+json"
 LANGUAGES = ("en", "zh")
 DEFAULT_LANGUAGE = "en"
 LARGEST_BODY_BYTES = 1024 * 1024
+NOT_MODIFIED = 304
 
 # On every answer. The documentation pages bring a content policy of their own.
-COMMON_HEADERS: Headers = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-]
+COMMON_HEADERS: Headers = [(b"x-content-type-options", b"nosniff")]
 DATA_HEADERS: Headers = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
@@ -52,7 +48,17 @@ class Answer:
 class Exchange:
     """A request being answered."""
 
-    __slots__ = ("_receive", "answer_headers", "headers", "language", "path_values", "route", "scope", "trace")
+    __slots__ = (
+        "_receive",
+        "answer_headers",
+        "credential_id",
+        "headers",
+        "language",
+        "path_values",
+        "route",
+        "scope",
+        "trace",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, trace: Trace) -> None:
         self.scope = scope
@@ -62,6 +68,7 @@ class Exchange:
         accepted = self.headers.get(b"accept-language")
         self.language = preferred_language(accepted) if accepted is not None else None
         self.route = ""
+        self.credential_id = ""
         self.path_values: dict[str, str] = {}
         self.answer_headers: Headers = []
 
@@ -155,17 +162,10 @@ def problem(refusal: Refusal, exchange: Exchange) -> Answer:
     return Answer(status, codec.dumps(document), PROBLEM_JSON, headers)
 
 
-def invalid_header(name: str, code: str, english: str, chinese: str) -> Refusal:
-    """A header of the request is wrong."""
-    return errors.invalid(FieldError(name, code, english, chinese))
-
-
 def start_message(answer: Answer, extra: Sequence[tuple[bytes, bytes]]) -> dict[str, Any]:
     """The ASGI message that begins an answer."""
-    headers = [
-        (b"content-type", answer.media_type.encode()),
-        (b"content-length", str(len(answer.body)).encode()),
-        *answer.headers,
-        *extra,
-    ]
+    headers = [*answer.headers, *extra]
+    if answer.status != NOT_MODIFIED:
+        headers.append((b"content-type", answer.media_type.encode()))
+        headers.append((b"content-length", b"%d" % len(answer.body)))
     return {"type": "http.response.start", "status": answer.status, "headers": headers}

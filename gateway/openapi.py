@@ -49,7 +49,8 @@ class _Builder:
         self._comments = comments
         contract.files()  # registers the refusals
         members = [_message(rule.member_type) for rule in errors.RULES.values() if rule.member_type]
-        self._schemas = Schemas(comments, [each.method.output_type for each in contract.operations()] + members)
+        answers = [operation.method.output_type for operation in contract.operations()]
+        self._schemas = Schemas(comments, answers + members)
 
     def document(self) -> dict[str, Any]:
         paths: dict[str, dict[str, Any]] = {}
@@ -81,7 +82,9 @@ class _Builder:
 
     def _tags(self) -> list[dict[str, str]]:
         services = [service for file in contract.files() for service in file.services_by_name.values()]
-        own: list[dict[str, str]] = [{"name": each.name, "description": self._comments.text(each.full_name)} for each in services]
+        own: list[dict[str, str]] = [
+            {"name": each.name, "description": self._comments.text(each.full_name)} for each in services
+        ]
         return [*own, *byhand.TAGS]
 
     def _operation(self, operation: Operation) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from chassis.errors import FieldError, Refusal, from_call, invalid
 from chassis.rpc import IF_MATCH_METADATA, KEY_METADATA, LANGUAGE_METADATA
 from chassis.rules import violations
 from gateway.contract import SERVICE_FIELD, VERSION_FIELD, Operation
-from gateway.exchange import Answer, Exchange, Headers, invalid_header, prefers_csv
+from gateway.exchange import Answer, Exchange, Headers, prefers_csv
 from gateway.tables import rows_field, to_csv
 
 DEADLINE_SECONDS = 10.0
@@ -208,49 +208,45 @@ def _metadata(
         metadata.append((LANGUAGE_METADATA, exchange.language))
     deadline_seconds = DEADLINE_SECONDS
     headers = exchange.headers
-    try:
-        if b"request-timeout" in headers:
-            deadline_seconds = _deadline(exchange.header(b"request-timeout") or "")
-        if not is_read:
-            if b"idempotency-key" in headers:
-                metadata.append((KEY_METADATA, _idempotency_key(exchange.header(b"idempotency-key") or "")))
-            if b"if-match" in headers:
-                version = _version(exchange.header(b"if-match") or "")
-                if version is not None:
-                    metadata.append((IF_MATCH_METADATA, version))
-    except Refusal as refusal:
-        errors.extend(refusal.errors)
+    if b"request-timeout" in headers:
+        deadline_seconds = _deadline(exchange.header(b"request-timeout") or "", errors)
+    if not is_read:
+        if b"idempotency-key" in headers:
+            metadata.append((KEY_METADATA, _idempotency_key(exchange.header(b"idempotency-key") or "", errors)))
+        if b"if-match" in headers:
+            version = _version(exchange.header(b"if-match") or "", errors)
+            if version is not None:
+                metadata.append((IF_MATCH_METADATA, version))
     return deadline_seconds, metadata
 
 
-def _deadline(text: str) -> float:
+def _deadline(text: str, errors: list[FieldError]) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not LEAST_DEADLINE_SECONDS <= seconds <= MOST_DEADLINE_SECONDS:
-        span = (LEAST_DEADLINE_SECONDS, MOST_DEADLINE_SECONDS)
-        english, chinese = "must be seconds from {} to {}".format(*span), "应为 {} 到 {} 之间的秒数".format(*span)
-        raise invalid_header("Request-Timeout", "range", english, chinese)
+    least, most = LEAST_DEADLINE_SECONDS, MOST_DEADLINE_SECONDS
+    if not least <= seconds <= most:
+        english, chinese = f"must be seconds from {least} to {most}", f"应为 {least} 到 {most} 之间的秒数"
+        errors.append(FieldError("Request-Timeout", "range", english, chinese))
     return seconds
 
 
-def _idempotency_key(text: str) -> str:
+def _idempotency_key(text: str, errors: list[FieldError]) -> str:
     if not 1 <= len(text) <= LONGEST_KEY or not text.isascii() or not text.isprintable():
         english, chinese = f"must be 1 to {LONGEST_KEY} printable characters", f"应为 1 到 {LONGEST_KEY} 个可打印字符"
-        raise invalid_header("Idempotency-Key", "format", english, chinese)
+        errors.append(FieldError("Idempotency-Key", "format", english, chinese))
     return text
 
 
-def _version(text: str) -> str | None:
+def _version(text: str, errors: list[FieldError]) -> str | None:
     """The version an If-Match header names; None for any (`*`)."""
     if text == "*":
         return None
     digits = text.removeprefix("W/").strip('"')
     if not (digits.isascii() and digits.isdigit() and int(digits[:20]) <= LARGEST_VERSION):
-        raise invalid_header(
-            "If-Match", "format", 'must be the ETag of an answer, such as "5"', '应为响应中的 ETag，例如 "5"'
-        )
+        english, chinese = 'must be the ETag of an answer, such as "5"', '应为响应中的 ETag，例如 "5"'
+        errors.append(FieldError("If-Match", "format", english, chinese))
     return digits
 
 

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def _environment() -> None:
         environ,
     )
     _search_path()
+    _launcher()
     stamp.write_text(wanted)
     print(f"set-up: .venv is ready after {time.monotonic() - started:.1f} s", flush=True)
 
@@ -117,6 +119,14 @@ def _search_path() -> None:
     for site in VENV.glob("lib/python*/site-packages"):
         (site / "foyer.pth").write_text(f"{ROOT}\n{ROOT / 'gen'}\n")
     (ROOT / "gen").mkdir(exist_ok=True)
+
+
+def _launcher() -> None:
+    """Make `.venv/bin/foyer`, the command line of tools/foyer.py; -P keeps the caller's folder off the module path."""
+    launcher = VENV / "bin" / "foyer"
+    python = shlex.quote(str(VENV / "bin" / "python"))
+    launcher.write_text(f'#!/bin/sh\nexec {python} -P -m tools.foyer "$@"\n')
+    launcher.chmod(0o755)
 
 
 def _uv() -> list[str]:

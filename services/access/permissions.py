@@ -26,6 +26,7 @@ PERMISSIONS = frozenset(
         "customers.read",
         "customers.read_contact",
         "customers.write",
+        "events.read",
         "messages.read",
         "messages.write",
         "operations.read",

@@ -69,16 +69,17 @@ async def branch_updated(event: access_pb2.BranchUpdated, _: EventMeta, unit: Un
 @on(customers_pb2.CustomerCreated)
 async def customer_created(event: customers_pb2.CustomerCreated, _: EventMeta, unit: Unit) -> None:
     """A new customer."""
-    await _keep_customer(unit, event.customer_id, event.card.name, event.card.language, event.card.version)
+    await keep_customer(unit, event.customer_id, event.card.name, event.card.language, event.card.version)
 
 
 @on(customers_pb2.CustomerUpdated)
 async def customer_updated(event: customers_pb2.CustomerUpdated, _: EventMeta, unit: Unit) -> None:
     """A customer as they are now."""
-    await _keep_customer(unit, event.customer_id, event.card.name, event.card.language, event.card.version)
+    await keep_customer(unit, event.customer_id, event.card.name, event.card.language, event.card.version)
 
 
-async def _keep_customer(unit: Unit, identifier: str, name: str, language: str, version: int) -> None:
+async def keep_customer(unit: Unit, identifier: str, name: str, language: str, version: int) -> None:
+    """Store what bookings needs of a customer."""
     await unit.run(KEEP_CUSTOMER, id=identifier, name=name, language=language, version=version)
 
 
@@ -101,6 +102,6 @@ async def fetch_customer(context: Context, caller: Caller, identifier: str) -> K
     )
 
     async def keep(unit: Unit) -> None:
-        await _keep_customer(unit, customer.id, customer.name, customer.language, customer.version)
+        await keep_customer(unit, customer.id, customer.name, customer.language, customer.version)
 
     return keep

@@ -128,8 +128,9 @@ class EmailChannel:
         # Made from our own id: when a message is handed over again, the other side can tell.
         content["Message-ID"] = f"<{message.id}@{self._sender.domain}>"
         content["Auto-Submitted"] = "auto-generated"
-        content["Content-Language"] = message.language
+        # It replaces all headers that begin with Content-.
         content.set_content(message.body, charset="utf-8")
+        content["Content-Language"] = message.language
         return content
 
 

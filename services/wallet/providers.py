@@ -31,6 +31,7 @@ SANDBOX = "sandbox"
 SANDBOX_PREFIX = "sbx_"
 MOST_SIGNATURES = 8
 MOST_DIGITS = 12
+MOST_AMOUNT = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def read_notice(body: bytes) -> PaymentNotice:
     checks = {
         "payment_id": isinstance(content.get("payment_id"), str),
         "status": content.get("status") in ("paid", "failed"),
-        "amount.amount": type(amount.get("amount")) is int,
+        "amount.amount": type(amount.get("amount")) is int and 0 < amount["amount"] <= MOST_AMOUNT,
         "amount.currency": isinstance(amount.get("currency"), str),
     }
     errors = [

@@ -122,10 +122,12 @@ def cases(
     }
     body = body_for(document, operation, own_ids)
     query = {
-        p["name"]: sample(p["schema"])
-        for p in operation.get("parameters", ())
-        if p["in"] == "query" and p.get("required")
+        p["name"]: SAMPLES.get(p["name"]) or sample(p["schema"])
+        for p in query_parameters(operation)
+        if p.get("required")
     }
+    if path == "/v1/bookings:record" and body is not None:
+        body["starts_at"] = "2026-03-01T02:00:00Z"
     query |= {name: value for name, value in own_ids.items() if name in query}
     if "{" in path:
         assert noun in NOUNS, f"tell tests/flow/test_isolation.py how to find an id for {path}"
@@ -133,13 +135,18 @@ def cases(
         url = start + theirs[noun] + rest.partition("}")[2]
         return [("path", {"url": url, "params": query, **({"json": body} if body is not None else {})})]
     found: list[tuple[str, dict[str, Any]]] = []
-    names = {p["name"] for p in operation.get("parameters", ()) if p["in"] == "query"}
+    names = {p["name"] for p in query_parameters(operation)}
     for field in sorted(names & set(FIELDS)):
         found += [(field, {"url": path, "params": {**query, field: theirs[FIELDS[field]]}})]
     if body is not None:
         for field in sorted(set(properties(document, operation)) & set(FIELDS)):
             found += [(field, {"url": path, "json": {**body, field: theirs[FIELDS[field]]}})]
     return found
+
+
+def query_parameters(operation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Parameters of the query; those that all operations share are references to headers."""
+    return [p for p in operation.get("parameters", ()) if p.get("in") == "query"]
 
 
 def schema_of(document: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
@@ -173,6 +180,8 @@ def body_for(document: dict[str, Any], operation: dict[str, Any], own_ids: dict[
 
 
 SAMPLES: dict[str, Any] = {
+    "from": "2027-03-01T00:00:00Z",
+    "to": "2027-03-02T00:00:00Z",
     "starts_at": "2027-03-01T02:00:00Z",
     "email": f"{uuid4().hex}@example.com",
     "owner_email": "x@example.com",

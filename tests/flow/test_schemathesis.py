@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -17,28 +17,38 @@ from schemathesis.specs.openapi.checks import (
 from tools.running import Running
 
 EXAMPLES = 8
+LONG_EXAMPLES = 200
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+LEAST_OPERATIONS = 50
 
 
-@pytest.fixture(scope="session")
-def api_schema(platform: Running) -> Any:
+@pytest.mark.timeout(1200)
+def test_every_operation(platform: Running, long_run: bool) -> None:
     # The stream of events never ends by itself; tests/flow/test_main_job.py reads it.
-    return schemathesis.openapi.from_url(f"{platform.gateway}/openapi.json").exclude(path="/v1/events")
-
-
-schema = schemathesis.pytest.from_fixture("api_schema")
-
-
-@pytest.mark.timeout(600)
-@schema.parametrize()
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def test_every_operation(case: Any, platform: Running) -> None:
+    schema = schemathesis.openapi.from_url(f"{platform.gateway}/openapi.json").exclude(path="/v1/events")
     headers = {"Authorization": f"Bearer {platform.demo['other_api_key']}"}
-    response = case.call(base_url=platform.gateway, headers=headers, timeout=30)
-    case.validate_response(response, checks=CHECKS)
+    tried = 0
+    problems: list[str] = []
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        tried += 1
+
+        @settings(
+            max_examples=LONG_EXAMPLES if long_run else EXAMPLES,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy())
+        def send(case: Any) -> None:
+            response = case.call(base_url=platform.gateway, headers=headers, timeout=30)
+            case.validate_response(response, checks=CHECKS)
+
+        try:
+            send()
+        except Exception as problem:  # noqa: BLE001 - all of them are told together
+            problems.append(f"{operation.label}: {problem!r} {problem}")
+    assert not problems, "\n\n".join(problems)
+    assert tried >= LEAST_OPERATIONS

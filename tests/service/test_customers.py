@@ -273,33 +273,40 @@ async def _fill(connection: asyncpg.Connection[asyncpg.Record], chain_id: str) -
     rng = random.Random(1)
     names = [rng.choice(SURNAMES) + "".join(rng.choices(GIVEN, k=rng.choice((1, 2)))) for _ in range(MANY)]
     names[MANY // 2] = "欧阳震华"
-    records = []
+    records: list[tuple[Any, ...]] = []
     now = datetime.now(UTC)
     for number, name in enumerate(names):
         phone = f"1{rng.choice(('38', '39', '51', '86'))}{number * 97 % 10**8:08d}"
         text = domain.search_text(name, [phone])
         grams = domain.grams(chain_id, text.split("\n"))
         records.append((chain_id, new_id(), name, phone, [], "[]", "zh", text, grams, now, now))
-    columns = "chain_id, id, name, phone, other_phones, identities, language, search_text, search_grams, customer_since, created_at"
+    columns = "chain_id, id, name, phone, other_phones, identities, language"
     await connection.set_type_codec("uuid", encoder=str, decoder=str, schema="pg_catalog", format="text")
-    statement = f"insert into customers ({columns}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+    statement = (
+        f"insert into customers ({columns}, search_text, search_grams, customer_since, created_at)"
+        " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+    )
     await connection.executemany(statement, records)
     await connection.execute("analyze customers")
+
+
+async def _scans(connection: asyncpg.Connection[asyncpg.Record]) -> int:
+    await connection.fetchval("select pg_stat_force_next_flush()")
+    await connection.fetchval("select 1")
+    scans: int = await connection.fetchval("select pg_stat_get_numscans('customers_search'::regclass)")
+    return scans
 
 
 async def _index_scans(settings: Settings, work: Any) -> tuple[list[asyncpg.Record], int, float]:
     """What a search answers, how often it used the index, and its seconds."""
     connection = await asyncpg.connect(settings.database_url_of("customers"))
     try:
-        scans = "select pg_stat_force_next_flush(), pg_stat_get_numscans('customers_search'::regclass) as scans"
-        await connection.fetchrow(scans)
-        before = (await connection.fetchrow(scans))["scans"]
+        before = await _scans(connection)
         started = time.perf_counter()
         async with connection.transaction():
             rows = await work(connection)
         seconds = time.perf_counter() - started
-        await connection.fetchrow(scans)
-        return rows, (await connection.fetchrow(scans))["scans"] - before, seconds
+        return rows, await _scans(connection) - before, seconds
     finally:
         await connection.close()
 

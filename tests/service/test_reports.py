@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 
 from chassis.access import Caller
 from chassis.bus import Event
+from chassis.db import prepare_sql
 from chassis.errors import Refusal
 from chassis.ids import new_id
 from chassis.money import money
@@ -28,7 +29,8 @@ from chassis.testing import Platform
 from chassis.unit import system_caller
 from services.reports import statements
 from services.reports.events import on
-from services.reports.rebuild import sweep_reports
+from services.reports.rebuild import SOURCES, sweep_reports
+from services.reports.service import Reports
 
 ZONE = "Asia/Shanghai"
 MARCH = datetime(2025, 3, 10, 2, tzinfo=UTC)
@@ -221,7 +223,7 @@ async def test_compared_with_the_time_before(chain: Chain) -> None:
 
 async def test_wallets_and_customers(chain: Chain) -> None:
     customer = new_id()
-    at = {"customer_id": customer, "branch_id": chain.branches[0], "time_zone": ZONE}
+    at: dict[str, Any] = {"customer_id": customer, "branch_id": chain.branches[0], "time_zone": ZONE}
     card = customers_pb2.CustomerCard(name="A", language="zh", source="referral", version=1, time_zone=ZONE)
     await chain.happen("customers", [customers_pb2.CustomerCreated(customer_id=customer, card=card)], MARCH)
     cny = [money(amount, "CNY") for amount in (10000, 1000, 4000)]
@@ -363,23 +365,25 @@ async def test_one_rebuild_at_a_time_and_what_was_replaced_is_deleted(chain: Cha
     await chain.settle()
     context = chain.platform["reports"].context
     caller = system_caller("reports", chain.id)
+    reports, request = Reports(context), pb.RebuildReportsRequest()
+    unit = context.store.open(caller)
+    assert (await reports.rebuild_reports(request, unit)).rebuilding
+    with pytest.raises(Refusal, match="WRONG_STATE"):
+        await reports.rebuild_reports(request, unit)
+    await unit.close()
+    assert not (await chain.status()).rebuilding
     async with context.store.unit(caller) as unit:
-        # A rebuild that nobody works on: its place in the logs lies behind their ends.
-        await unit.run(statements.START, now=unit.now - timedelta(hours=1))
-        far = 2**40
-        for service in ("customers", "bookings", "wallet"):
-            await unit.value(statements.ADVANCE, generation=2, service=service, sequence=far)
-        with pytest.raises(Refusal, match="WRONG_STATE"):
-            await chain.rebuild()
+        # A rebuild that finds nothing: its places in the logs lie behind their ends.
+        await unit.run(statements.START, now=unit.now)
+        for service in SOURCES:
+            await unit.value(statements.ADVANCE, generation=2, service=service, sequence=2**40)
     context.wake("rebuild-reports")
     await wait_until_rebuilt(chain)
     assert (await chain.series(pb.MEASURE_REVENUE)).total == 0, "the empty numbers serve"
     async with context.store.unit(caller) as unit:
-        count = statements.prepare_sql(
-            "select count(*) from rollups where chain_id = $1::uuid and generation = 1", "chain_id"
-        )
+        count = prepare_sql("select count(*) from rollups where chain_id = $1::uuid and generation = 1", "chain_id")
         assert await unit.value(count) == 1
-        old = statements.prepare_sql(
+        old = prepare_sql(
             "update generations set retired_at = retired_at - interval '1 hour' where chain_id = $1::uuid", "chain_id"
         )
         await unit.run(old)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
 
 import pytest
@@ -82,7 +83,7 @@ def test_payments_are_revenue_without_tax_and_refunds_take_it_away() -> None:
 
 
 def test_charges_are_revenue_and_stored_money_used() -> None:
-    who = {"branch_id": BRANCH, "service_id": SERVICE, "staff_id": STAFF, "time_zone": "Asia/Shanghai"}
+    who: dict[str, Any] = {"branch_id": BRANCH, "service_id": SERVICE, "staff_id": STAFF, "time_zone": "Asia/Shanghai"}
     charge = wallet_pb2.WalletCharged(amount=money(500, "CNY"), gift=money(200, "CNY"), **who)
     refund = wallet_pb2.ChargeRefunded(amount=money(500, "CNY"), **who)
     day = date(2025, 3, 2)
