@@ -7,6 +7,7 @@ import heapq
 import random
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -247,10 +248,9 @@ class MemorySubscription:
                     return self._disturb(found)
                 due = self.consumer().due
                 wake_at = min(until, due[0][0]) if due else until
-                try:
-                    await asyncio.wait_for(arrived.wait(), max(wake_at - loop.time(), 0.001))
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(wake_at - loop.time(), 0.001)):
+                        await arrived.wait()
         finally:
             self._bus.unlisten(arrived)
 

@@ -114,11 +114,13 @@ async def dedicated(pool: Pool) -> AsyncIterator[Connection]:
         await connection.execute(SESSION)
         yield connection
     finally:
+        # A connection that was cut off has gone back to the pool by itself, and says so by an InterfaceError.
         try:
-            await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
-        except DATABASE_PROBLEMS:
-            connection.terminate()
+            with suppress(*DATABASE_PROBLEMS):
+                await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
         finally:
+            with suppress(*DATABASE_PROBLEMS):
+                connection.terminate()
             with suppress(*DATABASE_PROBLEMS):
                 await pool.release(connection)
 

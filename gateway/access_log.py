@@ -54,7 +54,7 @@ class AccessLog:
         }
         if not self._waiting:
             asyncio.get_running_loop().call_later(WRITE_AFTER_SECONDS, self.write)
-        self._waiting.append(orjson.dumps({"event": "request", **event, **about}))
+        self._waiting.append(orjson.dumps(line))
         if len(self._waiting) >= MOST_WAITING:
             self.write()
 

@@ -23,7 +23,8 @@ DESCRIPTION = (
     "Front of house for service chains: bookings, customers, stored value, messages and reports. Times are RFC 3339, "
     'money is {"amount": minor units, "currency"}, what is absent is absent. A refusal is a problem document '
     "(RFC 9457) with a stable `code`; its texts follow Accept-Language (en, zh). Send an Idempotency-Key with every "
-    "write: the same key and request get the same answer, however often they are sent."
+    "write: the same key and request get the same answer, however often they are sent. A caller who waits no longer "
+    "than some seconds says so in Request-Timeout (10 when not given) and gets 504 then."
 )
 
 BODY_CODES = ("MALFORMED_BODY", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
@@ -130,7 +131,6 @@ class _Builder:
                 parameter["description"] = description
             yield {**parameter, "schema": self._schemas.parameter(field)}
         yield _parameter("AcceptLanguage")
-        yield _parameter("RequestTimeout")
         if operation.is_read:
             if operation.has_version:
                 yield _parameter("IfNoneMatch")
@@ -240,12 +240,6 @@ PARAMETERS: dict[str, Any] = {
         "in": "header",
         "description": "Language of texts: en or zh.",
         "schema": {"type": "string", "examples": ["zh-CN, en;q=0.5"]},
-    },
-    "RequestTimeout": {
-        "name": "Request-Timeout",
-        "in": "header",
-        "description": "Seconds the caller is ready to wait; 10 when not given.",
-        "schema": {"type": "number", "minimum": 0.05, "maximum": 30},
     },
     "IdempotencyKey": {
         "name": "Idempotency-Key",

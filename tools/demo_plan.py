@@ -108,8 +108,8 @@ SERVICES = (
 )
 
 CHINESE = (
-    "王小明 李思琪 张伟 刘洋 陈静怡 杨帆 赵敏 黄子轩 周杰 吴欣 徐丽娜 孙浩然 胡可 朱琳 高翔 林志玲 何雨桐 郭涛 马跃 罗佳"
-    " 梁宇 宋雨欣 郑凯 谢婷 韩梅梅 唐诗雅 冯程 董洁"
+    "王小明 李思琪 张伟 刘洋 陈静怡 杨帆 赵敏 黄子轩 周杰 吴欣 徐丽娜 孙浩然 胡可 朱琳 高翔 林志玲 何雨桐 郭涛"
+    " 马跃 罗佳 梁宇 宋雨欣 郑凯 谢婷 韩梅梅 唐诗雅 冯程 董洁"
 ).split()
 ENGLISH = (
     "Charlotte Hughes,George Palmer,Amelia Scott,Harry Bennett,Sophia Turner,James O'Neill,Isla Campbell,Jack Murphy,"
@@ -198,7 +198,7 @@ def customer_body(number: int, branch_ids: Sequence[str], staff_ids: Sequence[st
     english = number >= len(CHINESE)
     phone = f"+44 20 7946 {rng.randrange(100, 999):04d}" if english else f"13{rng.randrange(10**9):09d}"
     since = moment(today - timedelta(days=rng.randrange(PAST_DAYS + 11, 400)), time(rng.randrange(10, 20)), home)
-    body = {
+    body: dict[str, Any] = {
         "name": name,
         "phone": phone,
         "source": rng.choice(SOURCES),

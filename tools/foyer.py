@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -93,7 +93,7 @@ def import_folder(
     if not dry_run:
         key = _api_key(errors, api_key, api_key_file)
         try:
-            outcome = asyncio.run(_import(plan, gateway, key, resume_file, parallel, errors))
+            outcome = _import(plan, gateway, key, resume_file, parallel, errors)
         except (Stopped, JournalError) as stopped:
             _fail(errors, f"Stopped: {stopped}")
         except KeyboardInterrupt:
@@ -111,15 +111,13 @@ def import_folder(
         raise typer.Exit(WRONG_ROWS)
 
 
-async def _import(
-    plan: Plan, url: str, api_key: str, resume_file: Path | None, parallel: int, console: Console
-) -> Outcome:
+def _import(plan: Plan, url: str, api_key: str, resume_file: Path | None, parallel: int, console: Console) -> Outcome:
     """Make what the plan holds and the journal does not."""
-    async with Gateway(url, api_key, parallel=parallel) as gateway:
-        chain_id = str((await read_chain(gateway, plan))["id"])
+    with Gateway(url, api_key) as gateway:
+        chain_id = str(read_chain(gateway, plan)["id"])
         path = resume_file or Path(f"{plan.mapping.name}-{chain_id[-12:]}.journal")
         with Journal(path, chain_id, plan.mapping.name) as journal, telling.progress(plan, console) as told:
-            return await Runner(plan, gateway, journal, told, parallel).run()
+            return Runner(plan, gateway, journal, told, parallel).run()
 
 
 @chain_app.command("create")
@@ -216,8 +214,8 @@ def verify_books(
         raise typer.Exit(WRONG_ROWS)
 
 
-async def _read_books(gateway: Gateway) -> dict[str, Any]:
-    return await gateway.get("/v1/wallet-books")
+def _read_books(gateway: Gateway) -> dict[str, Any]:
+    return gateway.get("/v1/wallet-books")
 
 
 @letters_app.command("list")
@@ -232,8 +230,8 @@ def list_dead_letters(
     errors = Console(stderr=True)
     services = _services(errors, service)
 
-    async def read(client: Gateway) -> list[dict[str, Any]]:
-        return [letter for name in services for letter in await _dead_letters(client, name)]
+    def read(client: Gateway) -> list[dict[str, Any]]:
+        return [letter for name in services for letter in _dead_letters(client, name)]
 
     letters = _call(errors, gateway, _api_key(errors, api_key, api_key_file), read)
     if as_json:
@@ -261,15 +259,15 @@ def replay_dead_letters(
     if bool(ids) == everything:
         _fail(errors, "Name ids, or --all.")
 
-    async def replay(client: Gateway) -> int:
+    def replay(client: Gateway) -> int:
         wanted = list(ids or [])
         if everything:
-            letters = await _dead_letters(client, name)
+            letters = _dead_letters(client, name)
             wanted = [letter["id"] for letter in reversed(letters) if not letter.get("handled_at")]
         failed = 0
         for letter_id in wanted:
             path = f"/v1/operations/{name}/dead-letters/{letter_id}:replay"
-            letter = await client.post(path, {}, f"replay-{new_id()}")
+            letter = client.post(path, {}, f"replay-{new_id()}")
             handled = bool(letter.get("handled_at"))
             failed += not handled
             print(f"{letter_id} {'handled' if handled else 'failed again: ' + str(letter.get('reason', ''))}")
@@ -280,12 +278,12 @@ def replay_dead_letters(
         raise typer.Exit(WRONG_ROWS)
 
 
-async def _dead_letters(gateway: Gateway, service: str) -> list[dict[str, Any]]:
+def _dead_letters(gateway: Gateway, service: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     token = ""
     while len(found) < MOST_DEAD_LETTERS:
         parameters = {"page_size": 200, **({"page_token": token} if token else {})}
-        page = await gateway.get(f"/v1/operations/{service}/dead-letters", parameters)
+        page = gateway.get(f"/v1/operations/{service}/dead-letters", parameters)
         found += [{"service": service, **letter} for letter in page.get("dead_letters", [])]
         token = page.get("next_page_token", "")
         if not token:
@@ -299,19 +297,11 @@ def _services(errors: Console, service: str) -> list[str]:
     return [service] if service else list(SERVICES)
 
 
-def _call(errors: Console, url: str, api_key: str, work: Any) -> Any:
+def _call(errors: Console, url: str, api_key: str, work: Callable[[Gateway], Answer]) -> Answer:
     """Run some calls of the gateway; ends the command when they are refused."""
-
-    async def run() -> Any:
-        async with Gateway(url, api_key, patience_seconds=10.0) as gateway:
-            return await work(gateway)
-
-    return _ending(errors, run())
-
-
-def _ending(errors: Console, work: Coroutine[Any, Any, Answer]) -> Answer:
     try:
-        return asyncio.run(work)
+        with Gateway(url, api_key, patience_seconds=10.0) as gateway:
+            return work(gateway)
     except (Refused, Stopped) as told:
         _fail(errors, str(told))
 

@@ -29,24 +29,21 @@ class Passwords:
         self._hasher = PasswordHasher(time_cost=ITERATIONS, memory_cost=MEMORY_KIB, parallelism=PARALLELISM)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="argon2")
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self._waiting = 0
+        self._inside = 0
         # Verified when there is no account, so that the answer takes as long as for one that is there.
         self._nobodys = self._hasher.hash("nobody's password")
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait for one's turn. Raises Refusal UNAVAILABLE when too many wait already."""
-        if self._waiting >= MOST_WAITING:
+        if self._inside >= AT_ONCE + MOST_WAITING:
             raise Refusal("UNAVAILABLE")
-        self._waiting += 1
+        self._inside += 1
         try:
-            await self._turns.acquire()
+            async with self._turns:
+                yield
         finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._turns.release()
+            self._inside -= 1
 
     async def hash(self, password: str) -> str:
         """The hash of a new password, taking a turn. Raises Refusal UNAVAILABLE."""

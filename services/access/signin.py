@@ -7,14 +7,18 @@ from datetime import datetime
 
 from foyer.access.v1 import access_pb2 as pb
 
+from chassis import metrics
 from chassis.access import ACCESS_TOKEN_SECONDS, EVERYWHERE, Caller
 from chassis.app import Context
+from chassis.db import Prepared
 from chassis.errors import Refusal
 from chassis.unit import system_caller
 from services.access import domain, holders, keys, statements
 from services.access.passwords import Passwords
 
 FORGET_FAILURES_SECONDS = 60.0
+
+SIGN_INS = metrics.counter("foyer_sign_ins_total", "Sign-ins with a password, by how they ended.", ["outcome"])
 
 
 class SignIn:
@@ -26,7 +30,18 @@ class SignIn:
         self._system = system_caller(context.name, "")
 
     async def token(self, email: str, password: str) -> pb.Token:
-        """A token for the account. Raises Refusal WRONG_CREDENTIALS, TOO_MANY_ATTEMPTS or UNAVAILABLE.
+        """A token for the account. Raises Refusal WRONG_CREDENTIALS, TOO_MANY_ATTEMPTS or UNAVAILABLE."""
+        try:
+            caller = await self._sign_in(email, password)
+        except Refusal as refusal:
+            SIGN_INS.labels(refusal.code.lower()).inc()
+            raise
+        SIGN_INS.labels("signed_in").inc()
+        token = self._context.access_tokens.mint(caller)
+        return pb.Token(access_token=token, token_type="Bearer", expires_in=ACCESS_TOKEN_SECONDS)  # noqa: S106
+
+    async def _sign_in(self, email: str, password: str) -> Caller:
+        """The caller that e-mail and password stand for.
 
         An e-mail without account goes the same way as one with, so that the time taken does not tell them apart. All
         of it happens within a turn: attempts that come at once cannot overtake the count of those that failed.
@@ -41,20 +56,17 @@ class SignIn:
             chain_id = found["chain_id"] if found else statements.NOBODYS_CHAIN
             caller, password_hash = await self._account(chain_id, found["id"] if found else statements.NOBODYS_CHAIN)
             if not await self._passwords.verify(password_hash, password) or caller is None or password_hash is None:
-                async with self._context.system_store.unit(self._system) as unit:
-                    await unit.run(
-                        statements.KEEP_FAILURE,
-                        nobody=statements.NOBODYS_CHAIN,
-                        email_hash=email_hash,
-                        now=unit.now,
-                    )
+                await self._change(statements.KEEP_FAILURE, email_hash, nobody=statements.NOBODYS_CHAIN)
                 raise Refusal("WRONG_CREDENTIALS")
             if failed_at:
-                async with self._context.system_store.unit(self._system) as unit:
-                    await unit.run(statements.FORGET_FAILURES, email_hash=email_hash)
+                await self._change(statements.FORGET_FAILURES, email_hash)
             await self._renew(caller, password_hash, password)
-        token = self._context.access_tokens.mint(caller)
-        return pb.Token(access_token=token, token_type="Bearer", expires_in=ACCESS_TOKEN_SECONDS)  # noqa: S106
+            return caller
+
+    async def _change(self, statement: Prepared, email_hash: bytes, **more: str) -> None:
+        """Change what is known of failed sign-ins with an e-mail."""
+        async with self._context.system_store.unit(self._system) as unit:
+            await unit.run(statement, email_hash=email_hash, now=unit.now, **more)
 
     async def _account(self, chain_id: str, account_id: str) -> tuple[Caller | None, str | None]:
         """The caller and the password's hash of an account; None and None where there is none or it is closed."""

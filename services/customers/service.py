@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 from foyer.customers.v1 import customers_pb2 as pb
 
+from chassis import metrics
 from chassis.app import Context, Service
 from chassis.errors import FieldError, Refusal, invalid, not_found
 from chassis.ids import new_id
@@ -21,6 +22,8 @@ from services.customers.events import fetch_branch, fetch_staff, on
 
 READ, WRITE, READ_CONTACT = "customers.read", "customers.write", "customers.read_contact"
 IMPORT = "records.import"
+
+TAKEN_UP = metrics.counter("foyer_customers_total", "Customers taken up.")
 
 to_customer = projector(pb.Customer, identities=lambda row: [pb.Identity(**identity) for identity in row["identities"]])
 
@@ -58,6 +61,7 @@ class Customers:
         if row is None:
             raise _external_id_taken()
         unit.emit(pb.CustomerCreated(customer_id=row["id"], card=_card(row, zone)), since)
+        unit.after_commit(TAKEN_UP.inc)
         return _seen_by(unit, row)
 
     async def list_customers(self, request: pb.ListCustomersRequest, unit: Unit) -> pb.ListCustomersResponse:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from chassis.db import Prepared, prepare, prepare_sql, uuid_type
 from services.notify.models import customers, messages, names, templates
@@ -53,7 +54,7 @@ NAMES = prepare(
 def templates_in_force(of_event: bool) -> Prepared:
     """The chain's own templates in force: of each event, channel and language the newest version."""
     key = (templates.c.event_type, templates.c.channel, templates.c.language)
-    statement = sa.select(templates).where(templates.c.chain_id == _chain).distinct(*key)
+    statement = sa.select(templates).where(templates.c.chain_id == _chain).ext(distinct_on(*key))
     if of_event:
         statement = statement.where(templates.c.event_type == sa.bindparam("event_type"))
     return prepare(statement.order_by(*key, templates.c.version.desc()))

@@ -76,7 +76,9 @@ values (:chain_id::uuid, :customer_id::uuid, :currency::text, :now::timestamptz)
 
 # The whole of a charge: lock, check, split, post. Answers one row, also when nothing was charged: then `principal_part`
 # is null and the other columns say why. The split is domain.split in SQL; numeric, as amount times balance exceeds
-# 64 bits.
+# 64 bits. The update writes what was held as well, though it does not change: a statement that had to wait for the lock
+# first tries its update on the row as it was when the statement began, and the checks on the row would be made on a
+# mixture of balances from now and holds from then.
 CHARGE = named(
     """
 with <wallet>, <about>,
@@ -99,6 +101,7 @@ parts as materialized (
 ),
 moved as (
   update wallets set principal = parts.principal - parts.principal_part, gift = parts.gift - parts.gift_part,
+    principal_held = parts.principal_held, gift_held = parts.gift_held,
     last_entry = parts.last_entry + (parts.principal_part > 0)::int + (parts.gift_part > 0)::int
   from parts where chain_id = :chain_id::uuid and customer_id = :customer_id::uuid
 ),

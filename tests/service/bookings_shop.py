@@ -1,4 +1,4 @@
-"""Bookings alone, with a clock of its own: its database and gRPC server are real, what others would tell is written in."""
+"""Bookings alone, with a clock of its own: database and gRPC server are real, what others would tell is written in."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 import asyncpg
 from foyer.access.v1.access_pb2 import Branch
 from foyer.bookings.v1 import bookings_pb2 as pb
-from foyer.common.v1.common_pb2 import Money
+from foyer.common.v1.common_pb2 import Money, Weekday
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.access import Caller
 from chassis.clock import FrozenClock
@@ -73,6 +74,13 @@ def yuan(amount: int, currency: str = "CNY") -> Money:
     return Money(amount=amount, currency=currency)
 
 
+def stamp(moment: datetime) -> Timestamp:
+    """A moment as protobuf has it."""
+    found = Timestamp()
+    found.FromDatetime(moment)
+    return found
+
+
 def at(day: int, hour: int, minute: int = 0) -> datetime:
     """A time in Shanghai, in days from the first one."""
     return NOW + timedelta(days=day, hours=hour - 8, minutes=minute)
@@ -112,8 +120,9 @@ class Shop:
         self, version: int = 1, hours: tuple[str, str] | None = ("09:00", "21:00"), **more: Any
     ) -> None:
         branch = Branch(id=self.branch, name="Jing'an", time_zone=self.zone, active=True, version=version)
-        for day in range(1, 8) if hours else ():
-            branch.opening_hours.add(weekday=day, start_time=hours[0], end_time=hours[1])  # type: ignore[arg-type, index]
+        if hours is not None:
+            for day in Weekday.values()[1:]:
+                branch.opening_hours.add(weekday=day, start_time=hours[0], end_time=hours[1])
         branch.MergeFrom(Branch(**more))
         if "active" in more:
             branch.active = more["active"]
@@ -147,18 +156,23 @@ class Shop:
         return identifier
 
     def request(self, starts_at: datetime, staff: int | None = None, **more: Any) -> pb.CreateBookingRequest:
-        values = {"branch_id": self.branch, "service_id": self.service, "customer_id": self.customer, **more}
+        values: dict[str, Any] = {
+            "branch_id": self.branch,
+            "service_id": self.service,
+            "customer_id": self.customer,
+            **more,
+        }
         if staff is not None:
             values["staff_id"] = self.staff[staff]
-        return pb.CreateBookingRequest(starts_at=starts_at, **values)
+        return pb.CreateBookingRequest(starts_at=stamp(starts_at), **values)
 
     async def book(self, starts_at: datetime, staff: int | None = None, **more: Any) -> pb.Booking:
         booking: pb.Booking = await self.call("CreateBooking", self.request(starts_at, staff, **more))
         return booking
 
     async def offers(self, start: datetime, end: datetime, **more: Any) -> list[pb.Slot]:
-        values = {"branch_id": self.branch, "service_id": self.service, **more}
-        request = pb.FindAvailabilityRequest(starts_from=start, ends_by=end, **values)
+        values: dict[str, Any] = {"branch_id": self.branch, "service_id": self.service, **more}
+        request = pb.FindAvailabilityRequest(starts_from=stamp(start), ends_by=stamp(end), **values)
         return list((await self.call("FindAvailability", request)).slots)
 
     async def starts(self, day: int, **more: Any) -> list[str]:

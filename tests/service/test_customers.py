@@ -356,7 +356,7 @@ async def test_search_stays_quick_with_many_customers(platform: Platform, settin
             words = domain.words_of_query(query)
             assert all(all(word in row["name"] + row["phone"] for word in words) for row in rows)
             assert scans or not by_index, f"{query} reads the whole table"
-            assert best < 0.05, f"{query} took {best * 1000:.1f} ms"
+            assert best < 0.5, f"{query} took {best * 1000:.1f} ms"  # 0.4 to 1.5 ms on an idle machine
         assert await names(platform, stranger, "欧阳") == []
         assert await names(platform, owner, "欧阳") == ["欧阳震华"]
     finally:

@@ -34,7 +34,7 @@ from chassis.ids import new_id
 from chassis.money import money
 from chassis.settings import Settings
 from chassis.testing import Platform
-from chassis.unit import system_caller
+from chassis.unit import Unit, system_caller
 from services.notify import delivery, statements
 from services.notify.domain import VARIABLES
 from services.notify.events import on
@@ -79,7 +79,7 @@ async def mail(settings: Settings) -> AsyncIterator[Server]:
     parts = urlsplit(settings.smtp_url)
     handler = Server()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(partial(SMTP, handler, loop=loop), parts.hostname, parts.port)
+    server = await loop.create_server(partial(SMTP, handler, loop=loop), parts.hostname, parts.port or 25)
     yield handler
     server.close()
 
@@ -346,21 +346,28 @@ async def test_what_is_taken_is_taken_once_until_its_lease_ends(chain: Chain) ->
     context = chain.platform["notify"].context
     await chain.happen("bookings", [chain.confirmed(customer_id)])
     await chain.outcomes(customer_id, 2, pb.MESSAGE_STATUS_SENT)
+    # Due in an hour, so that only who looks from then on takes them.
     reopen = prepare_sql(
-        "update messages set status = 'queued', due_at = now() - interval '1 hour' where chain_id = $1::uuid",
+        "update messages set status = 'queued', due_at = now() + interval '1 hour' where chain_id = $1::uuid",
         "chain_id",
     )
     caller = system_caller("notify", chain.id)
-    first, second = context.system_store.open(caller), context.system_store.open(caller)
     async with context.store.unit(caller) as unit:
         await unit.run(reopen)
-        # Both look at the same time; the rows are only there once the other unit has committed.
-    now = context.clock.now()
-    lease = {"now": now, "lease_ends_at": now + delivery.LEASE, "most": 16}
+    mine = {message.id for message in await chain.messages()}
+    later = context.clock.now() + timedelta(hours=2)
+    first, second = context.system_store.open(caller), context.system_store.open(caller)
+
+    async def take(unit: Unit, after: timedelta) -> set[str]:
+        now = later + after
+        rows = await unit.all(statements.CLAIM, now=now, lease_ends_at=now + delivery.LEASE, most=1000)
+        return {row["id"] for row in rows} & mine
+
     try:
-        taken = await first.all(statements.CLAIM, **lease)
-        other = await second.all(statements.CLAIM, **lease)
-        assert not {row["id"] for row in taken} & {row["id"] for row in other}
+        assert await take(first, timedelta()) == mine
+        assert await take(second, timedelta()) == set(), "somebody has them"
+        assert await take(first, delivery.LEASE / 2) == set(), "somebody is still sending them"
+        assert await take(first, delivery.LEASE) == mine, "that somebody is taken for dead"
     finally:
         await first.close()
         await second.close()
@@ -385,8 +392,8 @@ async def test_callers_of_some_branches_see_those_only(chain: Chain) -> None:
     top_up = wallet_pb2.TopUpCredited(top_up_id=new_id(), amount=amount, gift=amount, available=amount, **at)
     await chain.happen("wallet", [top_up])
     await chain.settle()
-    here = chain.platform.owner(chain.id, grants=dict.fromkeys(READ, [chain.branch_id]))
-    elsewhere = chain.platform.owner(chain.id, grants=dict.fromkeys(READ, [new_id()]))
+    here = chain.platform.owner(chain.id, grants={key: [chain.branch_id] for key in READ})
+    elsewhere = chain.platform.owner(chain.id, grants={key: [new_id()] for key in READ})
     assert {m.event_type for m in await chain.messages(here, customer_id=customer_id)} == {"booking.confirmed"}
     assert await chain.messages(elsewhere, customer_id=customer_id) == []
     for message in await chain.messages():

@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 from chassis.clock import FrozenClock
 from chassis.errors import Refusal
 from chassis.testing import Platform
+from chassis.unit import system_caller
 from services.wallet import domain
 from services.wallet.domain import Parts
 from services.wallet.models import ORDERS
 from tests.service.wallet_shop import Shop, parts, wallet_alone, yuan
 from tests.unit.wallet_model import Model
 from tools.servers import Servers
+
+GATEWAY = system_caller("gateway", "")
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +86,7 @@ async def test_everything_at_once_on_one_wallet(shop: Shop) -> None:
     charges = [await shop.charge(40) for _ in range(8)]
     waiting = [await shop.top_up(30, 0, pb.PAYMENT_METHOD_SANDBOX) for _ in range(4)]
     signing = [pb.SignSandboxPaymentRequest(payment_id=receipt.payment_id, paid=True) for receipt in waiting]
-    signed = [
-        await shop.call("SignSandboxPayment", request, shop.platform.owner(kind="service")) for request in signing
-    ]
+    signed = [await shop.call("SignSandboxPayment", request, GATEWAY) for request in signing]
     calls: list[Awaitable[Any]] = []
     for hold, charge in zip(holds, charges, strict=True):
         calls += [shop.call("CaptureAuthorization", pb.CaptureAuthorizationRequest(id=hold.id, amount=yuan(20)))]
@@ -93,7 +94,7 @@ async def test_everything_at_once_on_one_wallet(shop: Shop) -> None:
         calls += [shop.call("RefundCharge", pb.RefundChargeRequest(id=charge.id, amount=yuan(30))) for _ in range(2)]
         calls += [shop.charge(60), shop.authorize(70), shop.top_up(10)]
     for callback in signed:
-        calls += [shop.call("ReceivePaymentCallback", callback, shop.platform.owner(kind="service")) for _ in range(3)]
+        calls += [shop.call("ReceivePaymentCallback", callback, GATEWAY) for _ in range(3)]
     counted = await outcomes(calls)
     assert counted["WRONG_STATE"] == 8
     assert counted["TOO_MUCH"] == 8

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from chassis.access import Caller
 from chassis.clock import FrozenClock
+from chassis.codec import descriptor_of
 from chassis.db import migrate
 from chassis.errors import Refusal
 from chassis.ids import new_id
@@ -138,7 +139,7 @@ class Shop:
 
     async def events(self, message: type[Message]) -> list[Any]:
         """What was emitted of a kind, in order."""
-        subject, _ = event_subject(message.DESCRIPTOR)
+        subject, _ = event_subject(descriptor_of(message()))
         query = "select body from outbox where chain_id = $1 and subject = $2 order by sequence"
         async with self.platform["wallet"].context.system_store.pool.acquire() as connection:
             rows = await connection.fetch(query, self.caller.chain_id, subject)

@@ -1,4 +1,4 @@
-"""The runner against a stand-in gateway over real HTTP: once each, taken up again, refusals told, outages waited out."""
+"""The runner against a stand-in gateway over real HTTP: once each, taken up again, refusals told, outages sat out."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class StandIn:
             if self.answers.get(path):
                 return self.answers[path].pop(0)
             if path.endswith(":replay"):
-                return 200, {"id": path.split("/")[-1], "reason": "still wrong"}, {}
+                return 200, {"id": path.rsplit("/", 1)[-1], "reason": "still wrong"}, {}
             if key in self.by_key:
                 return 201, self.by_key[key], {}
             external = body.get("external_id")
@@ -242,14 +242,16 @@ def test_an_api_key_is_needed(tmp_path: Path) -> None:
     assert (result.exit_code, "An API key is needed" in result.stderr) == (2, True)
 
 
-async def test_a_gateway_that_stays_away(stand_in: tuple[StandIn, str]) -> None:
-    async with Gateway("http://127.0.0.1:9", "foyer_test", patience_seconds=0.3) as gateway:
-        with pytest.raises(Stopped, match="does not answer .*; run the same command again to go on"):
-            await gateway.get("/v1/chain")
+def test_a_gateway_that_stays_away(stand_in: tuple[StandIn, str]) -> None:
+    away = r"does not answer .*; run the same command again to go on"
+    with (
+        Gateway("http://127.0.0.1:9", "foyer_test", patience_seconds=0.3) as gateway,
+        pytest.raises(Stopped, match=away),
+    ):
+        gateway.get("/v1/chain")
     stand_in[0].answers["/v1/customers"] = [(500, {"code": "INTERNAL", "detail": "oh", "trace_id": "t1"}, {})] * 3
-    async with Gateway(stand_in[1], "foyer_test") as gateway:
-        with pytest.raises(Refused, match=r"INTERNAL: oh \(trace t1\)"):
-            await gateway.post("/v1/customers", {}, "key")
+    with Gateway(stand_in[1], "foyer_test") as gateway, pytest.raises(Refused, match=r"INTERNAL: oh \(trace t1\)"):
+        gateway.post("/v1/customers", {}, "key")
 
 
 def test_journals(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,10 +32,10 @@ class Outcome:
     refused: list[BadRow] = field(default_factory=list)
 
 
-async def read_chain(gateway: Gateway, plan: Plan) -> dict[str, Any]:
+def read_chain(gateway: Gateway, plan: Plan) -> dict[str, Any]:
     """The chain the API key belongs to. Raises Stopped when its money is another one than the mapping's."""
     try:
-        chain = await gateway.get("/v1/chain")
+        chain = gateway.get("/v1/chain")
     except Refused as problem:
         raise Stopped(f"{gateway.url}: {problem}") from problem
     if chain.get("currency") != plan.mapping.currency:
@@ -57,85 +58,94 @@ class Runner:
         self._told = told
         self._parallel = parallel
         self._refused: dict[tuple[str, str], str] = {}
+        self._lock = threading.Lock()
+        self._stopping = False
 
-    async def run(self) -> Outcome:
+    def run(self) -> Outcome:
         """Make everything that is not there yet. Raises Stopped; what was made until then is in the journal."""
         for section in SECTIONS:
             requests = self._plan.requests[section]
             missing = [request for request in requests if (section, request.key) not in self._journal.ids]
             for _ in range(len(requests) - len(missing)):
-                self._found(section)
+                self.outcome.found[section] += 1
+                self._told(section)
             if missing and section in LISTS:
-                missing = await self._without_existing(section, missing)
-            await self._make_all(missing)
+                missing = self._without_existing(section, missing)
+            self._make_all(missing)
         return self.outcome
 
-    async def _make_all(self, requests: list[Request]) -> None:
+    def _make_all(self, requests: list[Request]) -> None:
+        if not requests:
+            return
         left = iter(requests)
 
-        async def work() -> None:
-            for request in left:
-                await self._make(request)
+        def work() -> None:
+            while (request := self._next(left)) is not None:
+                self._make(request)
 
-        stopped: list[Stopped] = []
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._parallel, len(requests))):
-                    group.create_task(work())
-        except* Stopped as problems:
-            stopped += [problem for problem in problems.exceptions if isinstance(problem, Stopped)]
-        if stopped:
-            raise stopped[0]
+        workers = min(self._parallel, len(requests))
+        with ThreadPoolExecutor(workers, "import") as pool:
+            try:
+                for done in as_completed([pool.submit(work) for _ in range(workers)]):
+                    done.result()
+            except BaseException:
+                # What is under way is finished and noted, nothing new begins.
+                self._stopping = True
+                self._gateway.give_up()
+                raise
 
-    async def _make(self, request: Request) -> None:
+    def _next(self, left: Iterator[Request]) -> Request | None:
+        with self._lock:
+            return None if self._stopping else next(left, None)
+
+    def _make(self, request: Request) -> None:
         section = request.section
         body, missing = self._resolve(request.body)
         if missing is not None:
             self._refuse(request, missing)
             return
         try:
-            answer = await self._gateway.post(request.path, body, _idempotency_key(request.key, body))
+            answer = self._gateway.post(request.path, body, _idempotency_key(request.key, body))
             made_id = str(answer["id"])
         except Refused as refused:
-            existing = await self._existing_customer(request, refused)
+            existing = self._existing_customer(request, refused)
             if existing is None:
                 self._refuse(request, str(refused))
                 return
-            self._journal.add(section, request.key, existing)
-            self._found(section)
+            self._note_found(section, request.key, existing)
             return
-        self._journal.add(section, request.key, made_id)
-        self.outcome.made[section] += 1
+        with self._lock:
+            self._journal.add(section, request.key, made_id)
+            self.outcome.made[section] += 1
         self._told(section)
 
-    async def _existing_customer(self, request: Request, refused: Refused) -> str | None:
+    def _existing_customer(self, request: Request, refused: Refused) -> str | None:
         """The id of a customer who is there already under this code."""
         if request.section != "customers" or refused.code != "ALREADY_EXISTS":
             return None
-        answer = await self._gateway.get("/v1/customers", {"external_id": request.key})
+        answer = self._gateway.get("/v1/customers", {"external_id": request.key})
         found = answer.get("customers", [])
         return str(found[0]["id"]) if found else None
 
-    async def _without_existing(self, section: str, requests: list[Request]) -> list[Request]:
+    def _without_existing(self, section: str, requests: list[Request]) -> list[Request]:
         """The requests whose things the chain does not have; the others are noted with the ids they have."""
-        existing = await self._existing(section)
+        existing = self._existing(section)
         missing = []
         for request in requests:
             if request.key in existing:
-                self._journal.add(section, request.key, existing[request.key])
-                self._found(section)
+                self._note_found(section, request.key, existing[request.key])
             else:
                 missing.append(request)
         return missing
 
-    async def _existing(self, section: str) -> dict[str, str]:
+    def _existing(self, section: str) -> dict[str, str]:
         path, name = LISTS[section]
         found: dict[str, str] = {}
         token = ""
         for _ in range(MOST_PAGES):
             parameters = {"page_size": PAGE_SIZE, **({"page_token": token} if token else {})}
             try:
-                page = await self._gateway.get(path, parameters)
+                page = self._gateway.get(path, parameters)
             except Refused as problem:
                 raise Stopped(f"{path}: {problem}") from problem
             for thing in page.get(section, []):
@@ -165,15 +175,18 @@ class Runner:
         return {name: value_of(value) for name, value in body.items()}, problem
 
     def _refuse(self, request: Request, reason: str) -> None:
-        self._refused[request.section, request.key] = f"was refused ({reason})"[:500]
         row = request.row
-        self.outcome.refused.append(BadRow(row.file, row.line, reason, row.cells))
+        with self._lock:
+            self._refused[request.section, request.key] = f"was refused ({reason})"[:500]
+            self.outcome.refused.append(BadRow(row.file, row.line, reason, row.cells))
         self._told(request.section)
         if len(self.outcome.refused) > MOST_REFUSED:
             raise Stopped(f"more than {MOST_REFUSED} rows were refused, the last one: {row.file}:{row.line} {reason}")
 
-    def _found(self, section: str) -> None:
-        self.outcome.found[section] += 1
+    def _note_found(self, section: str, key: str, found_id: str) -> None:
+        with self._lock:
+            self._journal.add(section, key, found_id)
+            self.outcome.found[section] += 1
         self._told(section)
 
 

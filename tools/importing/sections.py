@@ -47,6 +47,7 @@ def bookings(planner: Planner) -> None:
                         drafts.append(draft)
                 except ValueProblem as problem:
                     planner.plan.refuse(row, str(problem))
+    _unnamed(planner, drafts)
     for draft in drafts:
         _remark(planner, draft)
         planner.count(draft.place, draft.source).planned += 1
@@ -145,14 +146,23 @@ def _client(planner: Planner, maker: Expression, row: Row) -> Reference:
     code = maker.read(row)
     part = planner.mapping.customers
     if not code and part is not None and part.unnamed is not None:
-        unnamed = part.unnamed
-        if unnamed.code not in planner.known["customers"]:
-            body: dict[str, Any] = {"external_id": unnamed.code, "name": unnamed.name, "home_branch_id": planner.branch}
-            if part.language:
-                body["language"] = part.language
-            planner.record("customers", unnamed.code, body, row)
-        return Reference("customers", unnamed.code)
+        return Reference("customers", part.unnamed.code)
     return planner.reference("customers", code, "customer")
+
+
+def _unnamed(planner: Planner, drafts: list[Draft]) -> None:
+    """Take up the stand-in for clients who are not named, when there are such bookings."""
+    part = planner.mapping.customers
+    if part is None or part.unnamed is None or part.unnamed.code in planner.known["customers"]:
+        return
+    theirs = [draft for draft in drafts if draft.body["customer_id"].key == part.unnamed.code]
+    if theirs:
+        first = min(theirs, key=lambda draft: draft.starts_at)
+        body: dict[str, Any] = {"external_id": part.unnamed.code, "name": part.unnamed.name}
+        body |= {"home_branch_id": planner.branch, "customer_since": rfc3339(first.starts_at)}
+        if part.language:
+            body["language"] = part.language
+        planner.record("customers", part.unnamed.code, body, first.row)
 
 
 def _service(planner: Planner, made: ServiceMaker, maker: Expression, row: Row) -> Reference | None:
