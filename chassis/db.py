@@ -10,14 +10,13 @@ import asyncio
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import asyncpg
 import orjson
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql
@@ -148,7 +147,17 @@ async def open_pool(url: str, size: int, application: str) -> Pool:
 # --- migrations ---
 
 
-def protect(op: Operations, table: str, *, system: str = "") -> None:
+class Migration(Protocol):
+    """What is used of `alembic.op` in a migration."""
+
+    def execute(self, sqltext: str) -> None:
+        """Run a statement."""
+
+    def get_bind(self) -> Any:
+        """The connection the migration runs on."""
+
+
+def protect(op: Migration, table: str, *, system: str = "") -> None:
     """Force row-level security on a table: the application sees the chain of its transaction only.
 
     `system` names what the system role may do across chains, such as "select, update"; nothing when not given.
@@ -163,14 +172,14 @@ def protect(op: Operations, table: str, *, system: str = "") -> None:
         op.execute(f"create policy everywhere on {table} to {SYSTEM_ROLE} using (true) with check (true)")
 
 
-def create_tables(op: Operations, metadata: sa.MetaData, *, system: Mapping[str, str] | None = None) -> None:
+def create_tables(op: Migration, metadata: sa.MetaData, *, system: Mapping[str, str] | None = None) -> None:
     """Create all tables of a metadata and protect each; `system` maps a table to the system role's rights on it."""
     metadata.create_all(op.get_bind())
     for table in metadata.sorted_tables:
         protect(op, table.name, system=(system or {}).get(table.name, ""))
 
 
-def create_chassis_tables(op: Operations) -> None:
+def create_chassis_tables(op: Migration) -> None:
     """Create outbox, inbox, dead letters and idempotency keys: part of every service's first migration."""
     metadata = sa.MetaData()
     chassis_tables(metadata)
@@ -183,7 +192,7 @@ def create_chassis_tables(op: Operations) -> None:
     create_tables(op, metadata, system=rights)
 
 
-def append_only(op: Operations, table: str) -> None:
+def append_only(op: Migration, table: str) -> None:
     """Take away the right to change or delete rows: what was written stays."""
     op.execute(f"revoke update, delete, truncate on {table} from {APPLICATION_ROLE}")
 

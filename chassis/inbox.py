@@ -287,7 +287,11 @@ class Consumer:
 
     async def apply(self, events: Sequence[Event], unit: Unit) -> set[str]:
         """Handle those of a chain's events that were not handled yet, in a unit; answers their ids."""
-        rows = await unit.all(NOTE, consumer=self.name, event_ids=[event.id for event in events])
+        try:
+            rows = await unit.all(NOTE, consumer=self.name, event_ids=[event.id for event in events])
+        except TimeoutError as problem:
+            # No connection was free, or the database hangs: not the events' fault, as a slow handler may be.
+            raise ConnectionError("the database does not answer in time") from problem
         fresh = {row["event_id"] for row in rows}
         if fresh:
             # The same event twice in a batch is handled once.
@@ -334,6 +338,8 @@ class Consumer:
             log.warning("event waits", consumer=self.name, type=event.type, id=event.id, reason=repr(problem))
             await self._hold(delivery, AWAY_SECONDS)
             return
+        if len(self._failures) >= MOST_HELD:
+            self._failures.clear()
         attempts = self._failures.get(event.id, 0) + 1
         self._failures[event.id] = attempts
         dead = attempts >= MOST_ATTEMPTS or delivery.attempt >= MOST_DELIVERIES

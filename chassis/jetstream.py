@@ -50,6 +50,7 @@ STREAM_BYTES = 2 * 1024**3
 LARGEST_MESSAGE_BYTES = LARGEST_BODY_BYTES + 64 * 1024
 REQUEST_TIMEOUT_SECONDS = 2.0
 RECONNECT_WAIT_SECONDS = 0.25
+CLOSE_TRIES = 3
 
 log = logs.logger(__name__)
 
@@ -90,10 +91,12 @@ class JetStreamBus:
     async def close(self) -> None:
         """Disconnect."""
         keeper, self._keeper = self._keeper, None
-        if keeper is not None:
+        for _ in range(CLOSE_TRIES):
+            if keeper is None or keeper.done():
+                break
+            # Until Python 3.12, wait_for may swallow a cancellation that comes together with its result.
             keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
+            await asyncio.wait([keeper], timeout=REQUEST_TIMEOUT_SECONDS)
 
     async def _keep_connected(self) -> None:
         """Hold a client; one that gave up (the server refused the password for a moment) is replaced."""
@@ -118,7 +121,8 @@ class JetStreamBus:
             log.debug("bus: problem", reason=repr(problem))
 
         async def on_disconnect() -> None:
-            log.warning("bus: disconnected")
+            if self._keeper is not None:
+                log.warning("bus: disconnected")
 
         async def on_reconnect() -> None:
             self._connections += 1

@@ -41,9 +41,9 @@ ACQUIRE_TIMEOUT_SECONDS = 5.0
 CLOSE_TIMEOUT_SECONDS = 2.0
 
 # A mark that is lost in a crash means a double, which the bus and the inbox drop: not worth a disk sync. A lock must
-# not be held by a machine that is gone.
+# not be held by a machine that is gone. Plans made while the table is small must not read all of it when it is large.
 SESSION = """
-set synchronous_commit = off;
+set synchronous_commit = off; set enable_seqscan = off; set enable_bitmapscan = off;
 set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3
 """
 CLAIM = """

@@ -7,6 +7,7 @@ A service's class has one method per RPC, named in snake_case, that takes the re
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import random
 import re
@@ -20,11 +21,12 @@ import grpc
 from foyer import options_pb2
 from google.api import annotations_pb2
 from google.protobuf import message_factory
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from chassis import logs, metrics, tracing
 from chassis.access import CALLER_METADATA, Caller, CallerTokens
+from chassis.codec import descriptor_of
 from chassis.errors import PROBLEM_METADATA, FieldError, Refusal, grpc_status, invalid, to_wire
 from chassis.projections import Projections
 from chassis.rules import violations
@@ -38,6 +40,7 @@ ATTEMPTS = 4
 RETRIED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 READ_NAME = re.compile(r"^(Get|List|Find|Read|Preview|Verify)")
 
+NOBODY_MAY_SEE = "nobody"
 NOBODY = Caller("", "nobody", "", "")
 
 T = TypeVar("T")
@@ -126,11 +129,32 @@ class Runner:
             if stored is not None:
                 return stored
             answer = await work(unit)
-            if await unit.commit((key, answer.SerializeToString())):
+            if await unit.commit((key, without_secrets(answer).SerializeToString())):
                 self.store.on_events()
             return answer
         finally:
             await unit.close()
+
+
+@functools.cache
+def _secrets(descriptor: Descriptor) -> tuple[str, ...]:
+    return tuple(
+        field.name
+        for field in descriptor.fields
+        if field.GetOptions().Extensions[options_pb2.sensitive].permission == NOBODY_MAY_SEE
+    )
+
+
+def without_secrets(answer: Message) -> Message:
+    """An answer as it may be stored: a secret that is told once, in the first answer, is not in it."""
+    names = _secrets(descriptor_of(answer))
+    if not names:
+        return answer
+    stored = type(answer)()
+    stored.CopyFrom(answer)
+    for name in names:
+        stored.ClearField(name)
+    return stored
 
 
 class Rpc:

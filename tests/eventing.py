@@ -137,8 +137,14 @@ async def running(*work: Callable[[], Awaitable[None]]) -> AsyncIterator[list[as
     try:
         yield tasks
     finally:
-        for task in tasks:
-            task.cancel()
+        left = set(tasks)
+        for _ in range(5):
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=3)
+            if not left:
+                break
+        assert not left, left
         found = await asyncio.gather(*tasks, return_exceptions=True)
     problems = [one for one in found if isinstance(one, Exception)]
     if problems:

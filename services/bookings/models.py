@@ -190,6 +190,7 @@ bookings = sa.Table(
 )
 # A page of a list is read from the index of the filter that narrows it most.
 sa.Index("bookings_by_start", bookings.c.chain_id, bookings.c.starts_at, bookings.c.id)
+sa.Index("bookings_by_status", bookings.c.chain_id, bookings.c.status, bookings.c.starts_at, bookings.c.id)
 sa.Index("bookings_of_branch", bookings.c.chain_id, bookings.c.branch_id, bookings.c.starts_at, bookings.c.id)
 sa.Index("bookings_of_staff", bookings.c.chain_id, bookings.c.staff_id, bookings.c.starts_at, bookings.c.id)
 sa.Index("bookings_of_customer", bookings.c.chain_id, bookings.c.customer_id, bookings.c.starts_at, bookings.c.id)

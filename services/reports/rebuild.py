@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SOURCES = ("customers", "bookings", "wallet")
 """The services whose events count for something."""
 
-PAGE = 400
+PAGE = 1000
 READ_SECONDS = 20.0
 MOST_CHAINS = 100
 DELETED_AT_ONCE = 5000

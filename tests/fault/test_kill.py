@@ -104,7 +104,7 @@ async def strike(platform: Running, api: httpx.AsyncClient, victims: tuple[str, 
         pid = platform.pid(victim)
         assert pid is not None, f"{victim} is not running"
         os.kill(pid, signal.SIGKILL)
-        await until(lambda count=before: work.answers > count + 20, f"work went on after {victim} was killed")  # type: ignore[misc]
+        await until(lambda count=before: work.answers > count + 20, f"work went on after {victim} was killed")
     work.stopping = True
     await asyncio.wait_for(asyncio.gather(*tasks), RECOVERY_SECONDS * 2)
     for customer in customers:

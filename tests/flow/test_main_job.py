@@ -118,7 +118,7 @@ async def test_pages_hold_everything_once(shop: Shop) -> None:
     seen: list[str] = []
     token = ""
     for _ in range(10):
-        params = {"query": mark, "page_size": 3, **({"page_token": token} if token else {})}
+        params = {"query": mark, "page_size": "3", **({"page_token": token} if token else {})}
         page = (await shop.api.get("/v1/customers", params=params)).json()
         seen += [customer["id"] for customer in page["customers"]]
         token = page.get("next_page_token", "")

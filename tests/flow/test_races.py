@@ -9,6 +9,7 @@ import hmac
 import itertools
 import json
 import time
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -26,7 +27,7 @@ CONTENDERS = 64
 async def test_one_slot_is_sold_once(shop: Shop, long_run: bool) -> None:
     slots = await shop.slots(days_ahead=4, days=30)
     # Slots of an hour on a grid of quarters overlap: every fourth one stands free of the others.
-    apart = []
+    apart: list[dict[str, Any]] = []
     for slot in slots:
         if not apart or slot["starts_at"] >= apart[-1]["ends_at"]:
             apart.append(slot)

@@ -276,3 +276,13 @@ async def test_failed_sign_ins_are_forgotten_in_time(platform: Platform) -> None
         assert await connection.fetchval(count) > 0
         await forget_failures(context)
         assert await connection.fetchval(count) == 0
+
+
+async def test_a_secret_is_told_once_and_not_stored(platform: Platform) -> None:
+    _, owner = await open_chain(platform)
+    request = pb.CreateApiKeyRequest(name="Once", roles=[pb.Grant(role="sales")])
+    first = await platform.call("access", "CreateApiKey", request, owner, key="make-it-once")
+    again = await platform.call("access", "CreateApiKey", request, owner, key="make-it-once")
+    assert first.secret
+    assert again.id == first.id
+    assert not again.HasField("secret")

@@ -139,6 +139,7 @@ async def test_what_decides_about_time_is_read_from_indexes(connection: Any) -> 
     [
         ({"from", "to"}, "bookings_by_start"),
         ({"status", "after"}, "bookings_by_start"),
+        ({"status", "one_status", "from"}, "bookings_by_status"),
         ({"allowed", "from", "after"}, "bookings_by_start"),
         ({"branch_id", "from", "to", "status"}, "bookings_of_branch"),
         ({"staff_id", "from", "to"}, "bookings_of_staff"),

@@ -7,26 +7,16 @@ a real mail server.
 from __future__ import annotations
 
 import asyncio
-import email
-import email.policy
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from email.message import EmailMessage
-from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from aiosmtpd.smtp import SMTP, Envelope, Session
-from foyer.access.v1 import access_pb2
 from foyer.bookings.v1 import bookings_pb2
 from foyer.customers.v1 import customers_pb2
 from foyer.notify.v1 import notify_pb2 as pb
 from foyer.wallet.v1 import wallet_pb2
-from google.protobuf.message import Message
 
-from chassis.access import Caller
 from chassis.bus import Event
 from chassis.db import prepare_sql
 from chassis.errors import Refusal
@@ -38,9 +28,8 @@ from chassis.unit import Unit, system_caller
 from services.notify import delivery, statements
 from services.notify.domain import VARIABLES
 from services.notify.events import on
+from tests.service.notify_chain import STARTS_AT, ZONE, Chain, Server, open_chain, serving_mail
 
-ZONE = "Asia/Shanghai"
-STARTS_AT = datetime(2030, 3, 1, 6, 30, tzinfo=UTC)
 READ = ["messages.read", "messages.write", "templates.read"]
 MAKE_DUE = prepare_sql(
     "update messages set due_at = now() - interval '1 second' where chain_id = $1::uuid and status = 'queued'",
@@ -49,134 +38,15 @@ MAKE_DUE = prepare_sql(
 SENT_EVENTS = prepare_sql("select subject from outbox where chain_id = $1::uuid order by sequence", "chain_id")
 
 
-class Server:
-    """A mail server that keeps what it takes; `answers` says what it tells a recipient instead."""
-
-    def __init__(self) -> None:
-        self.taken: list[tuple[str, EmailMessage]] = []
-        self.answers: dict[str, str] = {}
-
-    async def handle_RCPT(  # noqa: N802
-        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
-    ) -> str:
-        if address in self.answers:
-            return self.answers[address]
-        envelope.rcpt_tos.append(address)
-        return "250 fine"
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
-        message = email.message_from_bytes(envelope.original_content or b"", policy=email.policy.default)
-        assert isinstance(message, EmailMessage)
-        self.taken.append((envelope.rcpt_tos[0], message))
-        return "250 taken"
-
-    def to(self, address: str) -> list[EmailMessage]:
-        return [message for recipient, message in self.taken if recipient == address]
-
-
 @pytest.fixture(scope="module")
 async def mail(settings: Settings) -> AsyncIterator[Server]:
-    parts = urlsplit(settings.smtp_url)
-    handler = Server()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(partial(SMTP, handler, loop=loop), parts.hostname, parts.port or 25)
-    yield handler
-    server.close()
-
-
-@dataclass
-class Chain:
-    """A chain with a branch and somebody who works there, as notify knows it."""
-
-    platform: Platform
-    owner: Caller
-    mail: Server
-    branch_id: str = field(default_factory=new_id)
-    staff_id: str = field(default_factory=new_id)
-
-    @property
-    def id(self) -> str:
-        return self.owner.chain_id
-
-    async def happen(self, service: str, events: Sequence[Message], occurred_at: datetime | None = None) -> None:
-        context = self.platform[service].context
-        async with context.store.unit(system_caller(service, self.id)) as unit:
-            for event in events:
-                unit.emit(event, occurred_at)
-
-    async def customer(self, language: str = "en", address: str | None = None, **changes: Any) -> tuple[str, str]:
-        """A customer and their address; each has one of their own."""
-        customer_id = new_id()
-        mail = address if address is not None else f"{customer_id}@example.com"
-        card = customers_pb2.CustomerCard(
-            **{"name": "Alex", "language": language, "email": mail or None, "version": 1, "time_zone": ZONE, **changes}
-        )
-        await self.happen("customers", [customers_pb2.CustomerCreated(customer_id=customer_id, card=card)])
-        return customer_id, mail
-
-    def booking(self, customer_id: str) -> bookings_pb2.Booking:
-        made = bookings_pb2.Booking(
-            id=new_id(),
-            branch_id=self.branch_id,
-            service_id=new_id(),
-            staff_id=self.staff_id,
-            customer_id=customer_id,
-            status=bookings_pb2.BOOKING_STATUS_CONFIRMED,
-            price=money(12800, "CNY"),
-            service_name="剪发",
-            time_zone=ZONE,
-        )
-        made.starts_at.FromDatetime(STARTS_AT)
-        made.ends_at.FromDatetime(STARTS_AT + timedelta(minutes=45))
-        return made
-
-    def confirmed(self, customer_id: str) -> bookings_pb2.BookingConfirmed:
-        booking = self.booking(customer_id)
-        return bookings_pb2.BookingConfirmed(booking_id=booking.id, booking=booking)
-
-    async def call(self, method: str, request: Message, caller: Caller | None = None) -> Any:
-        return await self.platform.call("notify", method, request, caller or self.owner)
-
-    async def messages(self, caller: Caller | None = None, **filters: Any) -> list[pb.Message]:
-        answer = await self.call("ListMessages", pb.ListMessagesRequest(**filters), caller)
-        return list(answer.messages)
-
-    async def settle(self) -> None:
-        await self.platform.settle(self.id)
-
-    async def outcomes(self, customer_id: str, count: int, *statuses: int) -> dict[int, pb.Message]:
-        """The messages of a customer by channel, once each has had an attempt and a status."""
-        await self.settle()
-        async with asyncio.timeout(15):
-            while True:
-                found = await self.messages(customer_id=customer_id)
-                if len(found) == count and all(m.attempts and (not statuses or m.status in statuses) for m in found):
-                    return {message.channel: message for message in found}
-                await asyncio.sleep(0.05)
-
-    async def run(self, statement: Any) -> None:
-        context = self.platform["notify"].context
-        async with context.store.unit(system_caller("notify", self.id)) as unit:
-            await unit.run(statement)
-        context.wake(delivery.JOB)
+    async with serving_mail(settings) as server:
+        yield server
 
 
 @pytest.fixture
 async def chain(platform: Platform, mail: Server) -> Chain:
-    made = Chain(platform, platform.owner(), mail)
-    chain = access_pb2.Chain(id=made.id, name="Dawn", time_zone=ZONE, currency="CNY", language="zh", version=1)
-    branch = access_pb2.Branch(id=made.branch_id, name="静安店", phone="021", time_zone=ZONE, active=True, version=1)
-    await made.happen(
-        "access",
-        [
-            access_pb2.ChainCreated(chain_id=made.id, chain=chain),
-            access_pb2.BranchCreated(branch_id=branch.id, branch=branch),
-        ],
-    )
-    staff = bookings_pb2.Staff(id=made.staff_id, name="Robin", branch_ids=[made.branch_id], active=True, version=1)
-    await made.happen("bookings", [bookings_pb2.StaffCreated(staff_id=staff.id, staff=staff)])
-    await made.settle()
-    return made
+    return await open_chain(platform, mail)
 
 
 async def test_a_booking_is_told_by_mail_and_in_the_app(chain: Chain) -> None:
@@ -430,81 +300,3 @@ async def test_pages_and_what_is_not_there(chain: Chain) -> None:
     ):
         with pytest.raises(Refusal, match="NOT_FOUND"):
             await chain.call(method, request, stranger)
-
-
-def template(**changes: Any) -> pb.CreateTemplateRequest:
-    fields: dict[str, Any] = {
-        "event_type": "booking.confirmed",
-        "channel": pb.CHANNEL_EMAIL,
-        "language": "en",
-        "subject": "See you, {{ customer.name }}",
-        "body": "{{ booking.service_name }} for {{ booking.price }}",
-    }
-    return pb.CreateTemplateRequest(**{**fields, **changes})
-
-
-async def test_own_templates_take_the_place_of_ready_made_ones(chain: Chain) -> None:
-    everything = (await chain.call("ListTemplates", pb.ListTemplatesRequest())).templates
-    assert len(everything) == len(VARIABLES) * 4
-    assert all(not one.HasField("id") and one.version == 0 and one.variables for one in everything)
-    first = await chain.call("CreateTemplate", template(subject="Old {{ customer.name }}"))
-    second = await chain.call("CreateTemplate", template())
-    await chain.call("CreateTemplate", template(channel=pb.CHANNEL_IN_APP, enabled=False))
-    assert (first.version, second.version, second.enabled) == (1, 2, True)
-    assert await chain.call("GetTemplate", pb.GetTemplateRequest(id=first.id)) == first
-    listed = (await chain.call("ListTemplates", pb.ListTemplatesRequest(event_type="booking.confirmed"))).templates
-    in_force = {(one.channel, one.language): one for one in listed}
-    assert len(in_force) == 4
-    assert in_force[pb.CHANNEL_EMAIL, "en"] == second
-    assert not in_force[pb.CHANNEL_IN_APP, "en"].enabled
-    assert in_force[pb.CHANNEL_EMAIL, "zh"].version == 0
-
-    customer_id, _ = await chain.customer(name="Eve\r\nBcc: all@example.com")
-    await chain.happen("bookings", [chain.confirmed(customer_id)])
-    found = await chain.outcomes(customer_id, 1, pb.MESSAGE_STATUS_SENT)
-    message = found[pb.CHANNEL_EMAIL]
-    assert (message.subject, message.body) == ("See you, Eve Bcc: all@example.com", "剪发 for CNY 128.00")
-
-
-async def test_versions_are_numbered_one_after_the_other(chain: Chain) -> None:
-    made = await asyncio.gather(*(chain.call("CreateTemplate", template()) for _ in range(8)))
-    assert sorted(one.version for one in made) == list(range(1, 9))
-
-
-async def test_templates_that_cannot_be_used(chain: Chain) -> None:
-    with pytest.raises(Refusal, match="BAD_TEMPLATE") as refused:
-        await chain.call("CreateTemplate", template(subject="{{ nobody.name }}", body="{% for x in y %}{% endfor %}"))
-    assert [error.field for error in refused.value.errors] == ["subject", "body"]
-    assert "{{ nobody.name }}" in refused.value.parameters["reason"]
-    with pytest.raises(Refusal, match="INVALID_REQUEST") as refused:
-        await chain.call("CreateTemplate", template(event_type="booking.forgotten"))
-    assert [error.field for error in refused.value.errors] == ["event_type"]
-
-
-async def test_templates_shown_with_real_and_with_made_up_data(chain: Chain) -> None:
-    def preview(**changes: Any) -> pb.PreviewTemplateRequest:
-        fields: dict[str, Any] = {
-            "event_type": "booking.confirmed",
-            "channel": pb.CHANNEL_EMAIL,
-            "language": "en",
-            "body": "{{ customer.name }}, {{ booking.date }}",
-        }
-        return pb.PreviewTemplateRequest(**{**fields, **changes})
-
-    made_up = await chain.call("PreviewTemplate", preview())
-    assert (made_up.body, made_up.real_data) == ("Alex Lee, Saturday, 1 March 2025", False)
-    assert made_up.subject == "Your appointment at Dawn Studio: Saturday, 1 March 2025, 14:30"
-    customer_id, _ = await chain.customer("zh")
-    await chain.settle()
-    assert not (await chain.call("PreviewTemplate", preview(customer_id=customer_id))).real_data
-    await chain.happen("bookings", [chain.confirmed(customer_id)])
-    await chain.settle()
-    real = await chain.call("PreviewTemplate", preview(customer_id=customer_id))
-    assert (real.body, real.real_data) == ("Alex, Friday, 1 March 2030", True)
-    with pytest.raises(Refusal, match="NOT_FOUND"):
-        await chain.call("PreviewTemplate", preview(customer_id=new_id()))
-    with pytest.raises(Refusal, match="BAD_TEMPLATE"):
-        await chain.call("PreviewTemplate", preview(body="{{ wallet.available }}"))
-    writer = chain.platform.owner(chain.id, grants={"templates.read": "*"})
-    with pytest.raises(Refusal, match="PERMISSION_DENIED"):
-        await chain.call("PreviewTemplate", preview(customer_id=customer_id), writer)

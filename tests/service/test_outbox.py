@@ -12,10 +12,11 @@ import pytest
 
 from chassis import metrics
 from chassis.bus import LARGEST_BODY_BYTES, Delivery, Event, PubAck
+from chassis.deadletters import READ_LOG, READ_LOG_OF_CHAIN
 from chassis.ids import new_id
 from chassis.jetstream import JetStreamBus
 from chassis.memory_bus import MemoryBus, Trouble
-from chassis.outbox import PARTITIONS, Relay, dedicated, partition_of
+from chassis.outbox import NEWEST_SENT, PARTITIONS, UNSENT, Relay, dedicated, partition_of
 from chassis.unit import system_caller
 from tests.eventing import SERVICE, TYPE, Database, cancelled, new_chain, open_database, running, until
 from tools import servers as test_servers
@@ -280,6 +281,29 @@ async def test_the_roles_may_do_no_more_than_they_need(database: Database) -> No
     for statement in ("delete from outbox", "truncate outbox"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await database.system_pool.execute(statement)
+
+
+async def test_a_large_log_is_never_read_as_a_whole(database: Database) -> None:
+    async with dedicated(database.system_pool) as connection:
+        plans = [await _plan(connection, statement, *arguments) for statement, arguments in STATEMENTS.values()]
+    for name, plan in zip(STATEMENTS, plans, strict=True):
+        assert f"using {name}" in plan, plan
+        assert "Seq Scan on outbox" not in plan, plan
+        assert "Sort Key: outbox" not in plan, plan
+
+
+STATEMENTS: dict[str, tuple[str, tuple[object, ...]]] = {
+    "outbox_unsent": (UNSENT, ([0, 1, 2, 3], 250)),
+    "outbox_sent": (NEWEST_SENT, ([0, 1, 2, 3], datetime(2026, 1, 1, tzinfo=UTC), 0)),
+    "outbox_log": (READ_LOG.sql, (0, 10_000, 100)),
+    "outbox_pkey": (READ_LOG_OF_CHAIN.sql, (new_chain(), 0, 10_000, 100)),
+}
+
+
+async def _plan(connection: asyncpg.Connection[asyncpg.Record], statement: str, *arguments: object) -> str:
+    """The plan of a statement as it is chosen for a table that was never analysed."""
+    rows = await connection.fetch(f"explain {statement}", *arguments)
+    return "\n".join(row[0] for row in rows)
 
 
 async def test_a_deleted_jetstream_is_filled_again(database: Database, event_servers: test_servers.Servers) -> None:

@@ -226,13 +226,13 @@ class Walk:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(order=st.sampled_from(ORDERS), steps=st.lists(STEPS, min_size=5, max_size=30))
+@given(order=st.sampled_from(ORDERS), steps=st.lists(STEPS, min_size=12, max_size=40))
 async def test_the_ledger_agrees_with_its_model(
     alone: tuple[Platform, FrozenClock], order: str, steps: list[tuple[str, int, int]]
 ) -> None:
     walk = Walk(await Shop(*alone).open(), order)
     await set_order(walk.shop, order)
-    for step in steps:
+    for step in (("top_up", 3_000, 700), *steps):
         await walk.step(*step)
     await walk.check()
     await walk.shop.books()

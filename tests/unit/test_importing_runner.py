@@ -281,3 +281,10 @@ def test_wallet_and_dead_letters(stand_in: tuple[StandIn, str]) -> None:
     assert call("dead-letters", "replay", "--service", "wallet").exit_code == 2
     assert call("dead-letters", "list", "--service", "nothing").exit_code == 2
     assert call("wallet", "verify").exit_code == 1
+
+
+def test_a_chain_is_only_made_where_the_platforms_secret_is(tmp_path: Path) -> None:
+    command = ["chain", "create", "--name", "Shop", "--owner-name", "Ann", "--owner-email", "ann@shop.example"]
+    result = CliRunner().invoke(app, command, env={"FOYER_HOME": str(tmp_path), "FOYER_SECRET": ""})
+    assert (result.exit_code, "FOYER_SECRET is missing" in result.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())
