@@ -61,17 +61,7 @@ async def receive_payment_callback(request: Request, provider: str) -> Response:
     return respond(Answer(200, codec.dumps(codec.to_json(answer))))
 
 
-@router.get("/v1/sandbox/payments/{payment_id}", include_in_schema=False)
-async def show_sandbox_payment(request: Request, payment_id: str) -> Response:
-    """Show the payment page."""
-    gateway: Gateway = request.app
-    exchange = exchange_of(request)
-    gateway.count_address(exchange)
-    message = _checked(wallet_pb2.GetSandboxPaymentRequest(payment_id=_text(payment_id)))
-    payment = codec.to_json(await _ask(gateway, exchange, "GetSandboxPayment", message, is_read=True))
-    return respond(_page(payment, exchange))
-
-
+# Before the page's own route, which would take the verb for a part of the id.
 @router.post("/v1/sandbox/payments/{payment_id}:pay", include_in_schema=False)
 async def pay_sandbox_payment(request: Request, payment_id: str) -> Response:
     """Pay, or turn away, and tell the platform as a provider would."""
@@ -87,6 +77,17 @@ async def pay_sandbox_payment(request: Request, payment_id: str) -> Response:
     look = wallet_pb2.GetSandboxPaymentRequest(payment_id=payment_id)
     payment = codec.to_json(await _ask(gateway, exchange, "GetSandboxPayment", look, is_read=True))
     return respond(_page(payment, exchange) if is_form else Answer(200, codec.dumps(payment)))
+
+
+@router.get("/v1/sandbox/payments/{payment_id}", include_in_schema=False)
+async def show_sandbox_payment(request: Request, payment_id: str) -> Response:
+    """Show the payment page."""
+    gateway: Gateway = request.app
+    exchange = exchange_of(request)
+    gateway.count_address(exchange)
+    message = _checked(wallet_pb2.GetSandboxPaymentRequest(payment_id=_text(payment_id)))
+    payment = codec.to_json(await _ask(gateway, exchange, "GetSandboxPayment", message, is_read=True))
+    return respond(_page(payment, exchange))
 
 
 async def _call_back(gateway: Gateway, signed: Any) -> tuple[int, bytes]:

@@ -114,7 +114,9 @@ class BooksJob:
         started = time.monotonic()
         if started < self._not_before:
             return
-        async with context.system_store.unit(system_caller(context.name, ""), read_only=True) as unit:
-            IMBALANCE.set(await unit.value(ALL_CHAINS))
-        ended = time.monotonic()
-        self._not_before = ended + (ended - started) / MOST_SHARE_OF_TIME
+        try:
+            async with context.system_store.unit(system_caller(context.name, ""), read_only=True) as unit:
+                IMBALANCE.set(await unit.value(ALL_CHAINS))
+        finally:
+            ended = time.monotonic()
+            self._not_before = ended + (ended - started) / MOST_SHARE_OF_TIME
