@@ -149,8 +149,8 @@ class Application:
         self._database_ok = True
         await self._synchronise()
         self.relay = Relay(self._system_pool, self._bus, name)
-        store = Store(self._pool, self._clock, self.relay.wake)
-        system_store = Store(self._system_pool, self._clock, self.relay.wake)
+        store = Store(self._pool, self._clock, self.relay.wake, name)
+        system_store = Store(self._system_pool, self._clock, self.relay.wake, name)
         self.context = Context(name, settings, self._clock, store, system_store, self._bus)
         self.projections = Projections(name, store, self.service.fetchers)
         self.projections.context = self.context

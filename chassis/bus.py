@@ -118,11 +118,13 @@ class PubAck:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """Which incarnation of the stream there is, and the numbers it holds (first > last when empty)."""
+    """Which incarnation of the stream there is, the numbers it holds (first > last when empty), and how much."""
 
     created_at: datetime
     first_sequence: int
     last_sequence: int
+    messages: int = 0
+    size_bytes: int = 0
 
 
 class Subscription(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -37,6 +38,13 @@ CONNECT_TIMEOUT_SECONDS = 5
 SYSTEM_POOL_SIZE = 10
 
 DIALECT = asyncpg_dialect()  # type: ignore[no-untyped-call]
+
+_CHANGE = re.compile(
+    r"\b(insert) into ([a-z_]+)|(?<!for )(?<!key )(?<!do )\b(update) (?!set\b)([a-z_]+)|\b(delete) from ([a-z_]+)"
+)
+_SOURCE = re.compile(r"(?<!distinct )\bfrom ([a-z_]+)\b(?! ?[.(])")
+_FUNCTION = re.compile(r"\bfrom ([a-z_]+) ?\(|^select ([a-z_]+) ?\(")
+_SUBQUERY = re.compile(r"\b([a-z_]+) as (?:(?:not )?materialized )?\(")
 
 # As text: asyncpg's classes take parameters for type checkers only.
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -69,12 +77,18 @@ def id_column() -> sa.Column[str]:
 
 
 class Prepared:
-    """A statement compiled for asyncpg: SQL text, and the names of its parameters in order."""
+    """A statement compiled for asyncpg: SQL text, and the names of its parameters in order.
 
-    __slots__ = ("defaults", "names", "required", "sql")
+    `name` stands for it in metrics: the verb and the table, the same for all statements that do the same to a table.
+    """
 
-    def __init__(self, sql: str, names: Iterable[str], defaults: Mapping[str, Any], required: Iterable[str]) -> None:
+    __slots__ = ("defaults", "name", "names", "required", "sql")
+
+    def __init__(
+        self, sql: str, names: Iterable[str], defaults: Mapping[str, Any], required: Iterable[str], name: str = ""
+    ) -> None:
         self.sql = sql
+        self.name = name or name_of(sql)
         self.names = tuple(names)
         self.defaults = dict(defaults)
         self.required = frozenset(required)
@@ -86,6 +100,20 @@ class Prepared:
             return [given[name] if name in given else defaults[name] for name in self.names]
         except KeyError as missing:
             raise TypeError(f"the statement needs {missing.args[0]}: {self.sql}") from None
+
+
+def name_of(sql: str) -> str:
+    """What a statement does to which table: `select_bookings`, `insert_outbox`; the first change in it, if any."""
+    text = " ".join(sql.lower().replace('"', "").split())
+    change = _CHANGE.search(text)
+    if change is not None:
+        return "_".join(part for part in change.groups() if part)
+    tables = _SOURCE.findall(text)
+    own = set(_SUBQUERY.findall(text))
+    table = next((table for table in tables if table not in own), "")
+    if not table and (function := _FUNCTION.search(text)):
+        table = function[1] or function[2]
+    return f"select_{table}" if table else "select"
 
 
 def prepare(statement: sa.sql.ClauseElement) -> Prepared:
@@ -105,9 +133,12 @@ def prepare(statement: sa.sql.ClauseElement) -> Prepared:
     return Prepared(sql, names, defaults, required)
 
 
-def prepare_sql(sql: str, *names: str) -> Prepared:
-    """A statement written as SQL with $1, $2, ...: for hot paths that Core cannot say in one round trip."""
-    return Prepared(sql, names, {}, names)
+def prepare_sql(sql: str, *names: str, name: str = "") -> Prepared:
+    """A statement written as SQL with $1, $2, ...: for hot paths that Core cannot say in one round trip.
+
+    `name`: what metrics call it, where the verb and the table do not tell enough.
+    """
+    return Prepared(sql, names, {}, names, name)
 
 
 prepared_once = functools.cache
@@ -138,7 +169,13 @@ async def open_pool(url: str, size: int, application: str) -> Pool:
         statement_cache_size=500,
         max_cached_statement_lifetime=0,
         max_inactive_connection_lifetime=300,
-        server_settings={"application_name": application, "jit": "off", "timezone": "UTC"},
+        server_settings={
+            "application_name": application,
+            "jit": "off",
+            "timezone": "UTC",
+            # Statements are few and keyed: planning the larger ones anew cost twice what running them does.
+            "plan_cache_mode": "force_generic_plan",
+        },
     )
     await pool
     return pool

@@ -206,7 +206,8 @@ class JetStreamBus:
         """The state of the stream; it is made when it is not there. Raises BusError."""
         answer = await self.request(f"STREAM.INFO.{STREAM}")
         state = answer["state"]
-        return StreamState(datetime.fromisoformat(answer["created"]), state["first_seq"], state["last_seq"])
+        created_at = datetime.fromisoformat(answer["created"])
+        return StreamState(created_at, state["first_seq"], state["last_seq"], state["messages"], state["bytes"])
 
     async def event_id_at(self, sequence: int) -> str | None:
         """Id of the event with this number in the stream; None when it is not there (any more)."""

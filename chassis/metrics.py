@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -20,6 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 REGISTRY = CollectorRegistry()
 FAST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+QUERY_SECONDS_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0)
 LAG_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 
 LARGEST_REQUEST_BYTES = 8 * 1024
@@ -72,8 +74,13 @@ def _once(kind: type[Metric], name: str, make: Callable[[], Metric]) -> Metric:
 
 
 RPC_SECONDS = histogram("foyer_rpc_seconds", "Time a call took, by its outcome.", ("service", "method", "code"))
-UNIT_SECONDS = histogram("foyer_unit_seconds", "Time a transaction was open.", ("service", "outcome"))
-STATEMENTS = counter("foyer_statements_total", "Statements sent to the database.", ("service",))
+UNIT_SECONDS = histogram("foyer_unit_seconds", "Time a transaction was open, by how it ended.", ("service", "outcome"))
+QUERY_SECONDS = histogram(
+    "foyer_query_seconds",
+    "Time a statement took, by its verb and table, from sending it to having its rows.",
+    ("service", "query"),
+    QUERY_SECONDS_BOUNDS,
+)
 RETRIES = counter("foyer_unit_retries_total", "Transactions begun again after a conflict.", ("service", "reason"))
 POOL_CONNECTIONS = gauge("foyer_pool_connections", "Connections to the database.", ("service", "pool", "state"))
 
@@ -87,6 +94,31 @@ def observe_rpc(service: str, method: str, code: str, seconds: float) -> None:
     if child is None:
         child = _rpc_children[key] = RPC_SECONDS.labels(service, method, code)
     child.observe(seconds)
+
+
+class DatabaseTimes:
+    """Times of a service's statements and transactions; a statement's costs less than a microsecond to keep."""
+
+    __slots__ = ("_queries", "_service", "_units")
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._queries: dict[str, Histogram] = {}
+        self._units: dict[str, Histogram] = {}
+
+    def query(self, name: str, started: float) -> None:
+        """A statement was answered; `name` is one of a few, `started` is of time.perf_counter."""
+        child = self._queries.get(name)
+        if child is None:
+            child = self._queries[name] = QUERY_SECONDS.labels(self._service, name)
+        child.observe(time.perf_counter() - started)
+
+    def unit(self, outcome: str, started: float) -> None:
+        """A transaction has ended: `committed` or `undone`."""
+        child = self._units.get(outcome)
+        if child is None:
+            child = self._units[outcome] = UNIT_SECONDS.labels(self._service, outcome)
+        child.observe(time.perf_counter() - started)
 
 
 def watch_pool(service: str, name: str, pool: Pool) -> None:

@@ -95,6 +95,9 @@ UNSENT_EVENTS = metrics.gauge(
     "foyer_outbox_unsent", f"Events not yet sent; counted to {MOST_COUNTED} at most.", ("service",)
 )
 PUBLISHED = metrics.counter("foyer_outbox_published_total", "Events sent to the bus.", ("service",))
+# Every service's relay sees the same stream: take the largest.
+STREAM_MESSAGES = metrics.gauge("foyer_bus_stream_messages", "Events the bus keeps, as last seen by this process.")
+STREAM_BYTES = metrics.gauge("foyer_bus_stream_bytes", "Bytes of what the bus keeps, as last seen by this process.")
 REPUBLISHED = metrics.counter("foyer_outbox_republished_total", "Events the stream had lost.", ("service",))
 DATABASE_PROBLEMS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
@@ -273,6 +276,8 @@ class Relay:
             return
         self._stream = None
         state = await self._bus.stream_state()
+        STREAM_MESSAGES.set(state.messages)
+        STREAM_BYTES.set(state.size_bytes)
         taken = 0
         for other in ("<", ">"):
             statement = TAKE_BACK_OTHER_STREAM.format(other=other)

@@ -201,7 +201,9 @@ class Rpc:
             await context.abort(grpc_status(refusal), refusal.code, ((PROBLEM_METADATA, to_wire(refusal)),))
 
     def _observe(self, code: str, started: float) -> None:
-        metrics.observe_rpc(self.service, self.short_name, code, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        metrics.observe_rpc(self.service, self.short_name, code, seconds)
+        log.debug("call", method=self.name, code=code, milliseconds=round(seconds * 1000, 2))
 
     async def _answer(self, raw: bytes, request: Message, metadata: dict[str, Any]) -> Message | bytes:
         caller = self._caller(metadata)

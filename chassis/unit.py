@@ -8,6 +8,7 @@ Absent   raised when a projection is not there yet: the chassis fetches it from 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from foyer import options_pb2
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from chassis import tracing
+from chassis import metrics, tracing
 from chassis.access import Caller
 from chassis.clock import Clock
 from chassis.codec import descriptor_of
@@ -103,6 +104,8 @@ class Unit:
         "_events",
         "_open",
         "_pool",
+        "_started",
+        "_times",
         "caller",
         "chain_id",
         "if_match",
@@ -111,13 +114,22 @@ class Unit:
     )
 
     def __init__(
-        self, pool: Pool, caller: Caller, now: datetime, *, if_match: int | None = None, read_only: bool = False
+        self,
+        pool: Pool,
+        caller: Caller,
+        now: datetime,
+        times: metrics.DatabaseTimes,
+        *,
+        if_match: int | None = None,
+        read_only: bool = False,
     ) -> None:
         if caller.chain_id and not UUID_PATTERN.fullmatch(caller.chain_id):
             raise ValueError("a chain's id is a uuid in small letters")
         self._pool = pool
         self._connection: Any = None
         self._open = False
+        self._started = 0.0
+        self._times = times
         self._events: list[_Event] = []
         self._callbacks: list[Callable[[], None]] = []
         self.caller = caller
@@ -132,14 +144,20 @@ class Unit:
         """All rows. `chain_id` is given by the unit."""
         connection = self._connection or await self._begin()
         parameters.setdefault("chain_id", self.chain_id)
-        rows: list[asyncpg.Record] = await connection.fetch(statement.sql, *statement.arguments(parameters))
+        arguments = statement.arguments(parameters)
+        started = time.perf_counter()
+        rows: list[asyncpg.Record] = await connection.fetch(statement.sql, *arguments)
+        self._times.query(statement.name, started)
         return rows
 
     async def one(self, statement: Prepared, **parameters: Any) -> asyncpg.Record | None:
         """The first row, or None."""
         connection = self._connection or await self._begin()
         parameters.setdefault("chain_id", self.chain_id)
-        row: asyncpg.Record | None = await connection.fetchrow(statement.sql, *statement.arguments(parameters))
+        arguments = statement.arguments(parameters)
+        started = time.perf_counter()
+        row: asyncpg.Record | None = await connection.fetchrow(statement.sql, *arguments)
+        self._times.query(statement.name, started)
         return row
 
     async def value(self, statement: Prepared, **parameters: Any) -> Any:
@@ -151,7 +169,10 @@ class Unit:
         """Run a change; answers how many rows it touched."""
         connection = self._connection or await self._begin()
         parameters.setdefault("chain_id", self.chain_id)
-        status: str = await connection.execute(statement.sql, *statement.arguments(parameters))
+        arguments = statement.arguments(parameters)
+        started = time.perf_counter()
+        status: str = await connection.execute(statement.sql, *arguments)
+        self._times.query(statement.name, started)
         return int(status.rpartition(" ")[2])
 
     # --- effects ---
@@ -192,12 +213,14 @@ class Unit:
     async def _begin(self) -> Any:
         connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
         self._connection = connection
+        self._started = time.perf_counter()
         mode = "begin read only" if self.read_only else "begin"
         # One simple query: two statements, one round trip. The chain's id was checked to be a uuid.
         await connection.execute(
             f"{mode}{tracing.sql_comment()};select set_config('{CHAIN_SETTING}','{self.chain_id}',true)"
         )
         self._open = True
+        self._times.query("begin", self._started)
         return connection
 
     async def claim(self, key: IdempotencyKey) -> bytes | None:
@@ -206,9 +229,12 @@ class Unit:
         Raises Refusal IDEMPOTENCY_KEY_REUSED when it stood for another request.
         """
         connection = self._connection or await self._begin()
-        if await connection.fetchval(
+        started = time.perf_counter()
+        claimed = await connection.fetchval(
             CLAIM_KEY, self.chain_id, key.caller_id, key.key, key.method, key.request_hash, self.now
-        ):
+        )
+        self._times.query("insert_idempotency", started)
+        if claimed:
             return None
         row = await connection.fetchrow(READ_KEY, self.chain_id, key.caller_id, key.key)
         if row is None or row["method"] != key.method or row["request_hash"] != key.request_hash:
@@ -224,6 +250,7 @@ class Unit:
             self._after()
             return False
         connection = self._connection or await self._begin()
+        started = time.perf_counter()
         if events:
             arguments: list[Any] = [
                 self.chain_id,
@@ -240,10 +267,15 @@ class Unit:
                 await connection.execute(INSERT_EVENTS, *arguments)
             else:
                 await connection.execute(EVENTS_AND_ANSWER, *arguments, answer[1], answer[0].caller_id, answer[0].key)
+            self._times.query("insert_outbox", started)
         elif answer is not None:
             await connection.execute(ANSWER_ONLY, self.chain_id, answer[1], answer[0].caller_id, answer[0].key)
+            self._times.query("update_idempotency", started)
+        started = time.perf_counter()
         await connection.execute("commit")
         self._open = False
+        self._times.query("commit", started)
+        self._times.unit("committed", self._started)
         self._after()
         return bool(events)
 
@@ -256,6 +288,8 @@ class Unit:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        if self._open:
+            self._times.unit("undone", self._started)
         try:
             if self._open and not connection.is_closed():
                 await connection.execute("rollback", timeout=ACQUIRE_TIMEOUT_SECONDS)
@@ -269,14 +303,16 @@ class Unit:
 class Store:
     """A service's database, as the application or as the system role."""
 
-    def __init__(self, pool: Pool, clock: Clock, on_events: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, pool: Pool, clock: Clock, on_events: Callable[[], None] = lambda: None, name: str = "") -> None:
+        """`on_events` is called when events were committed; `name` is the service's, for metrics."""
         self.pool = pool
         self.clock = clock
         self.on_events = on_events
+        self._times = metrics.DatabaseTimes(name)
 
     def open(self, caller: Caller, *, if_match: int | None = None, read_only: bool = False) -> Unit:
         """A unit that the caller of this method ends: for the chassis."""
-        return Unit(self.pool, caller, self.clock.now(), if_match=if_match, read_only=read_only)
+        return Unit(self.pool, caller, self.clock.now(), self._times, if_match=if_match, read_only=read_only)
 
     @asynccontextmanager
     async def unit(self, caller: Caller, *, read_only: bool = False) -> AsyncIterator[Unit]:

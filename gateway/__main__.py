@@ -12,6 +12,7 @@ from chassis import logs, tracing
 from chassis.settings import Settings, SettingsError
 from gateway.app import create_app
 from gateway.core import Gateway
+from gateway.protocol import BoundedProtocol
 
 NAME = "gateway"
 NEEDS = ("secret",)
@@ -44,7 +45,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port_base,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         access_log=False,
         log_config=None,

@@ -68,7 +68,8 @@ async def show_metrics(request: Request) -> Response:  # noqa: ARG001
 @router.get("/openapi.json", include_in_schema=False)
 async def show_openapi(request: Request) -> Response:  # noqa: ARG001
     """The description of the API."""
-    return respond(Answer(200, openapi.document_bytes()))
+    # Made when first asked for, which takes half a second: nobody else waits for it.
+    return respond(Answer(200, await asyncio.to_thread(openapi.document_bytes)))
 
 
 @router.get("/docs", include_in_schema=False)

@@ -44,6 +44,7 @@ from gateway.transcode import Endpoint
 
 CLIENT_GONE_STATUS = 499
 UNKNOWN_ROUTE = "unknown"
+BUS_TIMEOUT_SECONDS = 3.0
 EXCHANGE = "foyer.exchange"
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 HTTP_SECONDS = metrics.histogram(
@@ -186,10 +187,10 @@ class Gateway(FastAPI):
         exchange.answer_headers += self.rates.take(exchange.client_address, known=False)
 
     async def bus(self) -> JetStreamBus:
-        """The bus, connected when first asked for: only event streams need it."""
+        """The bus, connected to when first asked for: only event streams need it. It may be away at the moment."""
         if self._bus is None:
             self._bus = JetStreamBus(self.settings.nats_url, name="gateway", replicas=self.settings.nats_replicas)
-            await self._bus.connect()
+        await self._bus.connect(BUS_TIMEOUT_SECONDS)
         return self._bus
 
     async def close(self) -> None:

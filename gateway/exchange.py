@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ PROBLEM_JSON = "application/problem+json"
 LANGUAGES = ("en", "zh")
 DEFAULT_LANGUAGE = "en"
 LARGEST_BODY_BYTES = 1024 * 1024
+BODY_TIMEOUT_SECONDS = 30.0
 NOT_MODIFIED = 304
 
 # On every answer. The documentation pages bring a content policy of their own.
@@ -94,10 +96,17 @@ class Exchange:
         return value.decode("latin-1").strip() if value is not None else None
 
     async def body(self, limit_bytes: int = LARGEST_BODY_BYTES) -> bytes:
-        """The whole body. Raises Refusal PAYLOAD_TOO_LARGE beyond the limit, and ClientGone."""
+        """The whole body. Raises Refusal PAYLOAD_TOO_LARGE or DEADLINE_EXCEEDED, and ClientGone."""
         length = self.headers.get(b"content-length")
         if length is not None and length.isdigit() and int(length) > limit_bytes:
             raise Refusal("PAYLOAD_TOO_LARGE", limit_bytes=limit_bytes)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+                return await self._parts(limit_bytes)
+        except TimeoutError:
+            raise Refusal("DEADLINE_EXCEEDED") from None
+
+    async def _parts(self, limit_bytes: int) -> bytes:
         parts: list[bytes] = []
         size = 0
         while True:

@@ -157,7 +157,7 @@ async def expire(unit: Unit, ids: list[str]) -> int:
     """Expire those of these bookings whose hold ran out; answers how many that were."""
     rows = await allocator.expire(unit, ids)
     for row in rows:
-        unit.emit(pb.BookingExpired(booking_id=row["id"], booking=to_booking(row, unit.now)))
+        unit.emit(pb.BookingExpired(booking_id=row["id"], booking=project_booking(row)), row["expires_at"])
         count(unit, "expired")
     return len(rows)
 

@@ -26,7 +26,8 @@ def after_key(token: str) -> tuple[str, str] | None:
     if values is None:
         return None
     text, identifier = values
-    if not isinstance(text, str) or not isinstance(identifier, str) or not UUID_PATTERN.fullmatch(identifier):
+    ours = isinstance(text, str) and isinstance(identifier, str) and UUID_PATTERN.fullmatch(identifier)
+    if not ours or "\0" in text:
         raise wrong_token()
     return text, identifier
 

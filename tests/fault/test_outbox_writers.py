@@ -105,6 +105,7 @@ def restart_nats(servers: test_servers.Servers, *, empty: bool) -> None:
     servers.nats = nats.start(old.directory, old.port, old.monitor_port, old.password)
 
 
+@pytest.mark.timeout(600)
 async def test_no_event_is_lost_or_out_of_order(event_servers: test_servers.Servers, long_run: bool) -> None:
     seconds = 120.0 if long_run else 8.0
     chance = random.Random(SEED)
@@ -143,7 +144,7 @@ async def test_no_event_is_lost_or_out_of_order(event_servers: test_servers.Serv
                 async def all_there() -> bool:
                     return len(await database.effects(chain_id)) >= count
 
-                await until(all_there, 60)
+                await until(all_there, 120)
         finally:
             await relays.stop()
             await bus.close()

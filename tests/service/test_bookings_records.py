@@ -13,6 +13,7 @@ from foyer.bookings.v1 import bookings_pb2 as pb
 from chassis.clock import FrozenClock
 from chassis.errors import Refusal
 from chassis.ids import new_id
+from chassis.pages import cursor_encode
 from chassis.testing import Platform
 from tests.service.bookings_shop import Shop, at, bookings_alone, stamp, yuan
 from tools.servers import Servers
@@ -109,7 +110,7 @@ async def test_lists_filter_and_page(shop: Shop) -> None:
     assert await listed(starts_from=stamp(at(1, 11)), starts_before=stamp(at(1, 13))) == ids[1:3]
     refusal = await shop.refused("ListBookings", pb.ListBookingsRequest(staff_id=new_id()))
     assert (refusal.code, fields(refusal)) == ("NOT_FOUND", ["staff_id"])
-    for token in ("x", "WyJ4IiwieSJd", "WyIyMDI2LTA1LTA0Iiwi"):
+    for token in ("x", "WyJ4IiwieSJd", "WyIyMDI2LTA1LTA0Iiwi", cursor_encode(["\0", new_id()])):
         refusal = await shop.refused("ListBookings", pb.ListBookingsRequest(page_token=token))
         assert fields(refusal) == ["page_token"]
     elsewhere = shop.platform.owner(shop.caller.chain_id, grants={"bookings.read": [new_id()]})
