@@ -55,6 +55,8 @@ DRAIN_SECONDS = 5.0
 CLOCK_SECONDS = 10.0
 RESTART_SECONDS = (0.2, 5.0)
 CLOSE_SECONDS = 3.0
+CANCEL_ATTEMPTS = 5
+CANCEL_SECONDS = 1.0
 NEEDS = ("secret", "database_url", "system_database_url", "service_address")
 
 log = logs.logger(__name__)
@@ -197,9 +199,7 @@ class Application:
         with suppress(AttributeError):
             await self._health.enter_graceful_shutdown()
             await self.server.stop(DRAIN_SECONDS)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _cancel(self._tasks)
         with suppress(TimeoutError, AttributeError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.context.clients.close()
@@ -268,6 +268,17 @@ class Application:
                 async with asyncio.timeout(job.every_seconds):
                     await bell.wait()
             bell.clear()
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """End tasks. A cancellation may be swallowed (asyncio.wait_for before Python 3.12), so it is repeated."""
+    waiting = set(tasks)
+    for _ in range(CANCEL_ATTEMPTS):
+        if not waiting:
+            return
+        for task in waiting:
+            task.cancel()
+        _, waiting = await asyncio.wait(waiting, timeout=CANCEL_SECONDS)
 
 
 async def _patiently(connect: Callable[[], Awaitable[Any]]) -> Any:

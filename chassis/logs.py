@@ -78,7 +78,8 @@ def _set_up(service: str, level: int, format: str) -> tuple[list[Processor], Pro
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger; `name` is told as `logger`."""
-    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger().bind(logger=name))
+    # Lazy: most are made at import, before `configure`; what is bound at once would keep the settings of that moment.
+    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(logger_name=name))
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -96,6 +97,8 @@ def without_personal_data(text: str) -> str:
 def _named(service: str) -> Processor:
     def add(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["service"] = service
+        if "logger_name" in event:  # structlog keeps the word `logger` for itself
+            event["logger"] = event.pop("logger_name")
         trace = tracing.current()
         if trace is not None:
             event.setdefault("trace_id", trace.trace_id)

@@ -274,7 +274,8 @@ def is_unavailable(problem: BaseException) -> bool:
         asyncpg.InterfaceError,
         OSError,
     )
-    return isinstance(problem, kinds)
+    # A wrong argument is an InterfaceError too, and a ValueError; a missing file is an OSError.
+    return isinstance(problem, kinds) and not isinstance(problem, ValueError | FileNotFoundError)
 
 
 def _text(metadata: dict[str, Any], name: str) -> str | None:

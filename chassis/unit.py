@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 
 from chassis import metrics, tracing
 from chassis.access import Caller
+from chassis.bus import LARGEST_BODY_BYTES
 from chassis.clock import Clock
 from chassis.codec import descriptor_of
 from chassis.db import CHAIN_SETTING, Connection, Pool, Prepared
@@ -34,9 +35,9 @@ ACQUIRE_TIMEOUT_SECONDS = 5
 
 INSERT_EVENTS = """
 insert into outbox (chain_id, id, partition, subject, aggregate_id, recorded_at, occurred_at, body, traceparent)
-select $1::uuid, e.id, e.partition, e.subject, e.aggregate_id, $2::timestamptz, e.occurred_at, e.body, $3::text
-from unnest($4::uuid[], $5::smallint[], $6::text[], $7::text[], $8::timestamptz[], $9::bytea[])
-  as e(id, partition, subject, aggregate_id, occurred_at, body)
+select $1::uuid, e.id, e.partition, e.subject, e.aggregate_id, $2::timestamptz, e.occurred_at, e.body, e.traceparent
+from unnest($3::text[], $4::uuid[], $5::smallint[], $6::text[], $7::text[], $8::timestamptz[], $9::bytea[])
+  as e(traceparent, id, partition, subject, aggregate_id, occurred_at, body)
 """
 EVENTS_AND_ANSWER = (
     "with stored as (update idempotency set response = $10::bytea"  # noqa: S608 - constants only
@@ -79,6 +80,7 @@ class _Event:
     aggregate_id: str
     occurred_at: datetime
     body: bytes
+    traceparent: str | None
 
 
 _subjects: dict[Descriptor, tuple[str, str]] = {}
@@ -184,7 +186,19 @@ class Unit:
         aggregate_id = str(getattr(event, key))
         if not aggregate_id:
             raise ValueError(f"{subject} without {key}")
-        self._events.append(_Event(event_id, subject, aggregate_id, occurred_at or self.now, event.SerializeToString()))
+        if event.ByteSize() > LARGEST_BODY_BYTES:
+            raise ValueError(f"{subject} is larger than the bus takes")
+        # The trace of this moment: events handled in one transaction each have their own.
+        self._events.append(
+            _Event(
+                event_id,
+                subject,
+                aggregate_id,
+                occurred_at or self.now,
+                event.SerializeToString(),
+                tracing.traceparent(),
+            )
+        )
         return event_id
 
     def after_commit(self, callback: Callable[[], None]) -> None:
@@ -255,7 +269,7 @@ class Unit:
             arguments: list[Any] = [
                 self.chain_id,
                 self.now,
-                tracing.traceparent(),
+                [event.traceparent for event in events],
                 [event.id for event in events],
                 [partition_of(event.aggregate_id) for event in events],
                 [event.subject for event in events],
@@ -272,8 +286,11 @@ class Unit:
             await connection.execute(ANSWER_ONLY, self.chain_id, answer[1], answer[0].caller_id, answer[0].key)
             self._times.query("update_idempotency", started)
         started = time.perf_counter()
-        await connection.execute("commit")
+        ended: str = await connection.execute("commit")
         self._open = False
+        if ended != "COMMIT":
+            # PostgreSQL answers ROLLBACK, and nothing else, when a statement failed and nobody let the error out.
+            raise RuntimeError("the transaction was undone: an error of the database was swallowed")
         self._times.query("commit", started)
         self._times.unit("committed", self._started)
         self._after()
@@ -294,7 +311,8 @@ class Unit:
             if self._open and not connection.is_closed():
                 await connection.execute("rollback", timeout=ACQUIRE_TIMEOUT_SECONDS)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-            connection.terminate()
+            with suppress(asyncpg.InterfaceError):  # it was cut off, and the first error is the one to tell
+                connection.terminate()
         finally:
             self._open = False
             await self._pool.release(connection)

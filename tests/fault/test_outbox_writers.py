@@ -144,7 +144,7 @@ async def test_no_event_is_lost_or_out_of_order(event_servers: test_servers.Serv
                 async def all_there() -> bool:
                     return len(await database.effects(chain_id)) >= count
 
-                await until(all_there, 120)
+                await until(all_there, 240 if long_run else 60)
         finally:
             await relays.stop()
             await bus.close()
