@@ -34,6 +34,7 @@ Decoder = Callable[[Any, list[FieldError]], Any]
 Reader = Callable[[Any, list[FieldError], str], Any]
 
 TIMESTAMP = "google.protobuf.Timestamp"
+MOST_CACHED_TIMES = 8192
 UNSUPPORTED_PACKAGE = "google.protobuf"
 SAFE_INTEGER = 2**53 - 1
 EARLIEST_YEAR, LATEST_YEAR = 1900, 2200
@@ -110,10 +111,20 @@ def to_json(message: Message) -> dict[str, Any]:
 
 def time_text(moment: Any) -> str:
     """A protobuf Timestamp as RFC 3339 text in UTC."""
-    at = datetime.fromtimestamp(moment.seconds, UTC)
-    if moment.nanos:
-        at = at.replace(microsecond=moment.nanos // 1000)
+    # Slots and shifts come again and again; a moment with a fraction of a second does not.
+    return _time_text(moment.seconds, moment.nanos) if moment.nanos else _whole_second_text(moment.seconds)
+
+
+def _time_text(seconds: int, nanos: int) -> str:
+    at = datetime.fromtimestamp(seconds, UTC)
+    if nanos:
+        at = at.replace(microsecond=nanos // 1000)
     return at.isoformat()[:-6] + "Z"
+
+
+@functools.lru_cache(MOST_CACHED_TIMES)
+def _whole_second_text(seconds: int) -> str:
+    return _time_text(seconds, 0)
 
 
 def _bytes_text(data: bytes) -> str:

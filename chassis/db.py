@@ -16,14 +16,9 @@ from typing import Any, Protocol, TypeAlias
 import asyncpg
 import orjson
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from chassis.tables import chassis_tables
@@ -248,6 +243,13 @@ def migrate(owner_url: str, service: str) -> None:
 
 
 async def _migrate(owner_url: str, service: str) -> None:
+    # Only who migrates pays for Alembic and SQLAlchemy's engine: 0.2 s and 20 MB that a service does not need.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+    from sqlalchemy.ext.asyncio import create_async_engine
+
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS))
     config.set_main_option("version_locations", str(migrations_folder(service) / "versions"))

@@ -22,6 +22,7 @@ from chassis import tracing
 BLACKED_OUT = "[redacted]"
 DEEPEST = 4
 LONGEST_TEXT = 4000
+_level = logging.WARNING
 SENSITIVE = re.compile(
     r"password|passwd|secret|token|authorization|cookie|api_?key|credential|signature|phone|mobile|e?_?mail\b|address"
     r"|display_name|full_name|recipient|^name$",
@@ -58,6 +59,8 @@ def configure(service: str, level: str = "info", format: str = "json") -> None: 
 
 def _set_up(service: str, level: int, format: str) -> tuple[list[Processor], Processor]:  # noqa: A002
     """Set up our own loggers; answers what libraries' records must go through as well."""
+    global _level
+    _level = level
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -80,6 +83,11 @@ def logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger; `name` is told as `logger`."""
     # Lazy: most are made at import, before `configure`; what is bound at once would keep the settings of that moment.
     return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(logger_name=name))
+
+
+def tells_debug() -> bool:
+    """Whether debug lines are written: ask where even preparing one costs too much."""
+    return _level <= logging.DEBUG
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

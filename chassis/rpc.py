@@ -203,7 +203,8 @@ class Rpc:
     def _observe(self, code: str, started: float) -> None:
         seconds = time.perf_counter() - started
         metrics.observe_rpc(self.service, self.short_name, code, seconds)
-        log.debug("call", method=self.name, code=code, milliseconds=round(seconds * 1000, 2))
+        if logs.tells_debug():
+            log.debug("call", method=self.name, code=code, milliseconds=round(seconds * 1000, 2))
 
     async def _answer(self, raw: bytes, request: Message, metadata: dict[str, Any]) -> Message | bytes:
         caller = self._caller(metadata)

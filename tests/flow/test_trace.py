@@ -1,4 +1,4 @@
-"""One request is followed by its trace id: through the gateway's log, the outbox, the bus, and what others made of it."""
+"""One request is followed by its trace id: through logs, outbox and bus, to what others made of it."""
 
 from __future__ import annotations
 
@@ -119,9 +119,8 @@ async def test_what_follows_from_an_event_carries_its_trace(platform: Running, s
     finally:
         await shop.api.patch("/v1/wallet-policy", json={"charge_on_completion": False})
     find = "select subject from outbox where split_part(traceparent, '-', 2) = $1"
-    written = {service: [row["subject"] for row in await outbox(platform, service, find, trace_id)] for service in SERVICES}
-    assert written["bookings"] == ["booking.completed"]
-    assert written["wallet"] == ["wallet.charged"]
+    assert [row["subject"] for row in await outbox(platform, "bookings", find, trace_id)] == ["booking.completed"]
+    assert [row["subject"] for row in await outbox(platform, "wallet", find, trace_id)] == ["wallet.charged"]
 
 
 async def test_every_process_shows_what_it_does(platform: Running, shop: Shop) -> None:
