@@ -86,13 +86,17 @@ where stream_created_at = $2 and stream_sequence is not null and partition = any
 order by stream_sequence desc offset $3 limit 1
 """
 BACKLOG = """
-select count(*) as unsent, coalesce(extract(epoch from now() - min(recorded_at)), 0)::float8 as oldest
+select count(*) as unsent, coalesce(extract(epoch from now() - min(recorded_at)), 0)::float8 as oldest,
+  (select count(*) from (select 1 from dead_letters where handled_at is null limit $1) open) as dead
 from (select recorded_at from outbox where published_at is null limit $1) waiting
 """
 
 OLDEST_SECONDS = metrics.gauge("foyer_outbox_oldest_seconds", "Age of the oldest event not yet sent.", ("service",))
 UNSENT_EVENTS = metrics.gauge(
     "foyer_outbox_unsent", f"Events not yet sent; counted to {MOST_COUNTED} at most.", ("service",)
+)
+DEAD_LETTERS = metrics.gauge(
+    "foyer_dead_letters", f"Events nobody could handle yet; counted to {MOST_COUNTED} at most.", ("service",)
 )
 PUBLISHED = metrics.counter("foyer_outbox_published_total", "Events sent to the bus.", ("service",))
 # Every service's relay sees the same stream: take the largest.
@@ -201,6 +205,7 @@ class Relay:
         if row is not None:
             UNSENT_EVENTS.labels(self._source).set(row["unsent"])
             OLDEST_SECONDS.labels(self._source).set(max(row["oldest"], 0.0))
+            DEAD_LETTERS.labels(self._source).set(row["dead"])
 
     async def _try_round(self, connection: Connection) -> int:
         """One round; answers how many rows were sent, 0 when the bus has trouble."""

@@ -102,6 +102,7 @@ def _dead_letters(metadata: sa.MetaData) -> sa.Table:
         sa.PrimaryKeyConstraint("chain_id", "event_id", "consumer"),
     )
     sa.Index("dead_letters_newest", table.c.chain_id, table.c.dead_at, table.c.event_id)
+    sa.Index("dead_letters_open", table.c.dead_at, postgresql_where=table.c.handled_at.is_(None))
     return table
 
 

@@ -68,7 +68,7 @@ def main() -> int:
         print("\n".join(wrong.problems), file=sys.stderr)
         return 2
     logs.configure(NAME, settings.log_level, settings.log_format)
-    tracing.export_to(settings.otlp_endpoint, NAME)
+    tracing.export_to(settings.otlp_endpoint, f"foyer-{NAME}")
     serve(settings)
     return 0
 

@@ -115,8 +115,8 @@ async def test_a_request_is_one_trace_at_the_collector(servers: Servers, collect
         **{f"{PREFIX}{name}": value for name, value in given.items()},
         f"{PREFIX}LOG_LEVEL": "debug",
     }
-    caller = Caller(new_id(), "account", "Owner", new_id(), "Asia/Shanghai", "CNY")
-    caller.grants["customers.write"] = EVERYWHERE
+    grants: dict[str, Any] = {"customers.write": EVERYWHERE}
+    caller = Caller(new_id(), "account", "Owner", new_id(), "Asia/Shanghai", "CNY", grants=grants)
     token = AccessTokens(Settings.from_environment(servers.environ).secret).mint(caller)
     trace_id, above = secrets.token_hex(16), secrets.token_hex(8)
     headers = {"authorization": f"Bearer {token}", "traceparent": f"00-{trace_id}-{above}-01"}
