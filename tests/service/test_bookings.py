@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from foyer.access.v1.access_pb2 import CreateBranchRequest, OpeningInterval, UpdateBranchRequest
+from foyer.access.v1.access_pb2 import CreateBranchRequest, CreateChainRequest, OpeningInterval, UpdateBranchRequest
 from foyer.bookings.v1 import bookings_pb2 as pb
 from foyer.common.v1.common_pb2 import Weekday
 from foyer.customers.v1.customers_pb2 import CreateCustomerRequest
@@ -19,6 +19,7 @@ from chassis.clock import FrozenClock
 from chassis.errors import Refusal
 from chassis.ids import new_id
 from chassis.testing import Platform
+from chassis.unit import system_caller
 from services.bookings.jobs import expire_holds
 from tests.service.bookings_shop import NOW, Shop, at, bookings_alone, intervals, stamp, yuan
 from tools.servers import Servers
@@ -426,7 +427,17 @@ async def test_older_news_of_a_branch_change_nothing(shop: Shop) -> None:
 
 async def test_what_was_just_made_elsewhere_can_be_booked_at_once(platform: Platform) -> None:
     """With access and customers beside it: what no event has told of yet is fetched, what nobody knows is not found."""
-    caller = platform.owner()
+    chain = CreateChainRequest(
+        name="New",
+        time_zone="Asia/Tokyo",
+        currency="CNY",
+        language="en",
+        owner_name="Owner",
+        owner_email=f"{new_id()}@example.com",
+        owner_password="long enough for this",
+    )
+    created = await platform.call("access", "CreateChain", chain, system_caller("tests", ""))
+    caller = platform.owner(created.chain.id)
     hours = [OpeningInterval(weekday=day, start_time="09:00", end_time="20:00") for day in WEEKDAYS]
     branch = await platform.call(
         "access", "CreateBranch", CreateBranchRequest(name="New", time_zone="Asia/Tokyo", opening_hours=hours), caller
