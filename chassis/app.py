@@ -35,6 +35,7 @@ from chassis.deadletters import DeadLetters
 from chassis.errors import register
 from chassis.inbox import Consumer, Subscriptions
 from chassis.jetstream import JetStreamBus
+from chassis.memory import settle
 from chassis.outbox import Relay
 from chassis.projections import Fetcher, Projections
 from chassis.rpc import Runner, generic_handler, is_unavailable
@@ -43,6 +44,7 @@ from chassis.unit import Store
 
 SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.max_send_message_length", 16 * 1024 * 1024),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -302,6 +304,7 @@ async def _main(service: Service, settings: Settings) -> None:
     server = await metrics.serve(settings.metrics_port, application.health) if settings.metrics_port else None
     try:
         await application.start()
+        settle()
         log.info("ready", address=settings.service_address_of(service.name))
         await stop.wait()
         log.info("stopping")

@@ -27,6 +27,8 @@ CHANNEL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Measuring the line with pings costs more than it gains on one machine or in one data centre.
+    ("grpc.http2.bdp_probe", 0),
     # Retries are ours: a policy of the channel would repeat writes.
     ("grpc.enable_retries", 0),
     # One cluster-wide answer to "which replica": by name, in turn.

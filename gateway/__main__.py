@@ -9,6 +9,7 @@ import sys
 import uvicorn
 
 from chassis import logs, tracing
+from chassis.memory import settle
 from chassis.settings import Settings, SettingsError
 from gateway.app import create_app
 from gateway.core import Gateway
@@ -40,6 +41,7 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Answer until SIGTERM or SIGINT."""
     gateway = create_app(settings)
+    settle()
     config = uvicorn.Config(
         gateway,
         host=settings.host,
