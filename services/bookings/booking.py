@@ -323,14 +323,12 @@ async def complete(request: pb.CompleteBookingRequest, unit: Unit) -> pb.Booking
 
 
 async def mark_no_show(request: pb.MarkNoShowRequest, unit: Unit) -> pb.Booking:
-    """The customer did not come. Raises Refusal NOT_STARTED_YET before the start."""
+    """The customer did not come. It counts on the day of the appointment, or today when that is still to come."""
     row, status = await _locked(unit, request.id, "mark_no_show")
-    if row["starts_at"] > unit.now:
-        raise domain.not_started_yet()
     changed = await _write(unit, row, status=status)
     await allocator.release(unit, {row["id"]: Taken.by(row)})
     count(unit, status)
-    return _told(unit, changed, pb.BookingMissed, row["starts_at"])
+    return _told(unit, changed, pb.BookingMissed, min(row["starts_at"], unit.now))
 
 
 async def _free_the_rest(unit: Unit, row: asyncpg.Record) -> None:

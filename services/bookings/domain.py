@@ -79,11 +79,6 @@ def slot_taken(nearest: Sequence[Any]) -> Refusal:
     return Refusal("SLOT_TAKEN", members={"nearest": list(nearest)})
 
 
-def not_started_yet() -> Refusal:
-    """The refusal for a no-show before the start."""
-    return Refusal("NOT_STARTED_YET")
-
-
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What is known of branch, service and person besides their time."""

@@ -187,8 +187,6 @@ async def test_confirming_and_taking_over_at_once(shop: Shop) -> None:
 
 async def test_from_arrival_to_the_end(shop: Shop) -> None:
     booking = await shop.book(at(0, 10))
-    early = await shop.refused("MarkNoShow", pb.MarkNoShowRequest(id=booking.id))
-    assert early.code == "NOT_STARTED_YET"
     shop.clock.advance(at(0, 10) - NOW)
     arrived = await shop.call("CheckInBooking", pb.CheckInBookingRequest(id=booking.id), if_match=1)
     assert arrived.version == 2
@@ -219,6 +217,16 @@ async def test_who_does_not_come_and_who_cancels_gives_the_time_back(shop: Shop)
     assert (await shop.events(missed.id))[-1][1] == at(0, 10)
     assert await shop.check_time() == 0
     assert {"10:30", "12:00"} <= set(await shop.starts(0))
+
+
+async def test_who_says_beforehand_that_nobody_comes_has_the_time_back(shop: Shop) -> None:
+    booking = await shop.book(at(1, 10))
+    answer = await shop.call("MarkNoShow", pb.MarkNoShowRequest(id=booking.id))
+    assert answer.status == pb.BOOKING_STATUS_NO_SHOW
+    assert (await shop.events(booking.id))[-1][1] == NOW
+    assert await shop.check_time() == 0
+    again = await shop.refused("MarkNoShow", pb.MarkNoShowRequest(id=booking.id))
+    assert again.code == "WRONG_STATE"
 
 
 async def test_moving_swaps_and_loses_nothing(shop: Shop) -> None:
