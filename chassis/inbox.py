@@ -36,6 +36,7 @@ LOCK_CLASS = 7302
 BATCH = 500
 CHAINS_AT_ONCE = 4
 FETCH_SECONDS = 1.0
+STUCK_SECONDS = 30.0
 CLAIM_SECONDS = 1.0
 LOCK_CHECK_SECONDS = 5.0
 RETRY_SECONDS = 0.5
@@ -166,9 +167,15 @@ class Consumer:
             if connection.is_closed():
                 raise ConnectionError("the connection that holds the lock is gone")
             try:
-                if self._subscription is None:
-                    self._subscription = await self._bus.subscribe(self.name, self.subscriptions.subjects)
-                deliveries = await self._subscription.fetch(BATCH, FETCH_SECONDS)
+                # Whatever hangs in the client of the bus is left behind, and begun anew.
+                async with asyncio.timeout(STUCK_SECONDS):
+                    if self._subscription is None:
+                        self._subscription = await self._bus.subscribe(self.name, self.subscriptions.subjects)
+                    deliveries = await self._subscription.fetch(BATCH, FETCH_SECONDS)
+            except TimeoutError:
+                self._tell("the bus hangs")
+                self._subscription = None
+                continue
             except BusError as problem:
                 self._tell(str(problem))
                 await asyncio.sleep(RETRY_SECONDS)

@@ -50,6 +50,8 @@ STREAM_BYTES = 2 * 1024**3
 LARGEST_MESSAGE_BYTES = LARGEST_BODY_BYTES + 64 * 1024
 REQUEST_TIMEOUT_SECONDS = 2.0
 RECONNECT_WAIT_SECONDS = 0.25
+WATCH_SECONDS = 1.0
+REPLACE_AFTER_SECONDS = 20.0
 CLOSE_TRIES = 3
 
 log = logs.logger(__name__)
@@ -105,7 +107,7 @@ class JetStreamBus:
             client = Client()
             try:
                 await self._open(client, closed)
-                await closed.wait()
+                await _until_hopeless(client, closed)
             except (nats.errors.Error, OSError, TimeoutError) as problem:
                 log.warning("bus: cannot connect", reason=repr(problem))
             finally:
@@ -113,7 +115,8 @@ class JetStreamBus:
                 self._client = self._acks = None
                 if not client.is_closed:
                     with suppress(nats.errors.Error, OSError, TimeoutError):
-                        await client.close()
+                        async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+                            await client.close()
             await asyncio.sleep(1.0)
 
     async def _open(self, client: Client, closed: asyncio.Event) -> None:
@@ -235,19 +238,23 @@ class JetStreamBus:
         if acks is None or client is None or not client.is_connected:
             return [NotConnected("no connection to NATS") for _ in events]
         wave = _Wave(len(events))
+        with suppress(TimeoutError):
+            # Handing over is bounded too: nats-py waits without end when the task that empties its queue has died.
+            async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
+                await self._hand_over(events, wave, acks, client)
+                await wave.done.wait()
+        acks.forget(wave)
+        return [answer if answer is not None else BusError("no answer in time") for answer in wave.answers]
+
+    async def _hand_over(self, events: Sequence[Event], wave: _Wave, acks: _Acks, client: Client) -> None:
         for index, event in enumerate(events):
             if len(event.body) > LARGEST_BODY_BYTES:
                 wave.answer(index, Refused(f"{event.type} {event.id} has {len(event.body)} bytes"))
                 continue
             try:
                 await client.publish(event.subject, event.body, acks.expect(wave, index), event.headers())
-            except (nats.errors.Error, OSError, TimeoutError) as problem:
+            except (nats.errors.Error, OSError) as problem:
                 wave.answer(index, BusError(f"publishing: {problem!r}"))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
-                await wave.done.wait()
-        acks.forget(wave)
-        return [answer if answer is not None else BusError("no answer in time") for answer in wave.answers]
 
     async def subscribe(
         self, durable: str, types: Sequence[str], *, ack_wait_seconds: float = ACK_WAIT_SECONDS
@@ -256,6 +263,16 @@ class JetStreamBus:
         subscription = JetStreamSubscription(self, durable, filters(types), ack_wait_seconds, self._replicas)
         await subscription.rewind()
         return subscription
+
+
+async def _until_hopeless(client: Client, closed: asyncio.Event) -> None:
+    """Wait until a client has given up, or has tried to connect again for so long that a new one does better."""
+    away_seconds = 0.0
+    while away_seconds < REPLACE_AFTER_SECONDS and not closed.is_set():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WATCH_SECONDS):
+                await closed.wait()
+        away_seconds = 0.0 if client.is_connected else away_seconds + WATCH_SECONDS
 
 
 class _NoStream(BusError):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STREAM = "EV"
 PULL_SECONDS = 5.0
 PULL_GRACE_SECONDS = 2.0
+ANSWER_SECONDS = 5.0
 MOST_UNACKNOWLEDGED = 20_000
 # Acks may have been lost with an unsynced disk, and numbers moved with them; doubles cost the inbox next to nothing.
 REWIND_EVENTS = 1000
@@ -185,8 +186,10 @@ class JetStreamSubscription:
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """They are done."""
-        for delivery in deliveries:
-            await self._answer(delivery, ACK)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                for delivery in deliveries:
+                    await self._answer(delivery, ACK)
 
     async def nak(self, delivery: Delivery, delay_seconds: float = 0.0) -> None:
         """Deliver it again after a delay."""

@@ -57,6 +57,11 @@ class Database:
         async with self.store.unit(system_caller(self.name, chain_id)) as unit:
             return [unit.emit(event) for event in events]
 
+    async def effect_count(self, chain_id: str) -> int:
+        """How many effects there are."""
+        async with self.store.unit(system_caller(self.name, chain_id), read_only=True) as unit:
+            return int(await unit.value(prepare_sql("select count(*) from effects")))
+
     async def effects(self, chain_id: str) -> list[tuple[str, int]]:
         """Thing and version of each effect, in the order they came about."""
         async with self.store.unit(system_caller(self.name, chain_id), read_only=True) as unit:
