@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 PACKAGES := chassis services gateway tools tests bench
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check format protos docs bench fault lock clean
+.PHONY: help setup up test check format protos bench fault lock clean
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -26,8 +26,8 @@ check: setup ## Check format, lint, types, contract and tidiness
 format: setup ## Bring the code into the one format
 	@$(RUN) -m ruff format . && $(RUN) -m ruff check --fix-only --quiet .
 
-protos: setup ## Generate gen/ from protos/ anew
-	@$(RUN) -m tools.protos --force
+protos: setup ## Generate gen/ and the API's documents in docs/ from protos/ anew
+	@$(RUN) -m tools.protos --force && $(RUN) -m tools.documents
 
 bench: setup ## Measure speed and size beside their floors
 	@exec $(RUN) -m bench
