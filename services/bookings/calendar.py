@@ -30,11 +30,6 @@ def parse_time(text: str) -> int:
     return int(text[:2]) * 60 + int(text[3:5])
 
 
-def format_time(minutes: int) -> str:
-    """HH:MM of minutes after midnight; 24:00 for the end of the day."""
-    return f"{minutes // 60:02d}:{minutes % 60:02d}"
-
-
 def format_week(intervals: Sequence[tuple[int, str, str]]) -> str:
     """The one text form of a week of (weekday, HH:MM, HH:MM): `1 09:00-18:00, 2 22:00-06:00`; sorted, each once."""
     return ", ".join(f"{weekday} {start}-{end}" for weekday, start, end in sorted(set(intervals)))

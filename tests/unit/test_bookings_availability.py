@@ -21,7 +21,7 @@ DAYS = {  # around changes of the clocks where there are any
 }
 Times = tuple[int, str, str]
 
-clock = st.integers(0, 287).map(lambda step: calendar.format_time(step * 5))
+clock = st.integers(0, 287).map(lambda step: f"{step // 12:02d}:{step % 12 * 5:02d}")
 interval = st.tuples(st.integers(1, 7), clock, st.one_of(clock, st.just("24:00")))
 week = st.lists(interval, max_size=10)
 

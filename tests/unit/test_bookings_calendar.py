@@ -73,7 +73,6 @@ def test_a_week_has_one_text_form() -> None:
     assert calendar.split_week(week) == [(1, "09:00", "18:00"), (2, "22:00", "06:00")]
     assert calendar.parse_week(week) == ((1, 540, 1080), (2, 1320, 1800))
     assert calendar.split_week("") == []
-    assert calendar.format_time(1440) == "24:00"
 
 
 def test_bitmaps_of_days() -> None:

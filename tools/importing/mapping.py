@@ -16,7 +16,7 @@ from tools.importing.reading import FileShape, Table
 LARGEST_MAPPING_BYTES = 1024 * 1024
 LANGUAGE = Literal["zh", "en"]
 ROUNDING = Literal["half_up", "half_even"]
-METHOD = Literal["cash", "card", "bank", "other"]
+
 MATCHED = Literal["date", "time", "customer", "service", "staff"]
 
 
