@@ -2,9 +2,10 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 PACKAGES := chassis services gateway tools tests bench
+ATTEMPTS ?= 100000
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check format protos bench fault lock clean
+.PHONY: help setup up test check format protos bench race fault lock clean
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +32,9 @@ protos: setup ## Generate gen/ and the API's documents in docs/ from protos/ ane
 
 bench: setup ## Measure speed and size beside their floors
 	@exec $(RUN) -m bench
+
+race: setup ## 100,000 racing attempts at the same people, rooms and seats (ATTEMPTS=10000 for fewer)
+	@exec $(RUN) -m tests.race --attempts $(ATTEMPTS)
 
 fault: setup ## Kill services, NATS and PostgreSQL under load and check what is left, at length
 	@exec $(RUN) -m pytest tests/fault --long $(TESTS)

@@ -32,6 +32,31 @@ def request(method: str, path: str, key: str, body: bytes = b"", **headers: str)
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+class Connection:
+    """A keep-alive connection: one request at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, port: int) -> Connection:
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def send(self, content: bytes) -> tuple[int, bytes]:
+        """Send a request; answers status and body."""
+        self._writer.write(content)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        lower = head.lower()
+        at = lower.find(b"content-length:")
+        length = int(lower[at + 15 : lower.index(b"\r\n", at)]) if at >= 0 else 0
+        body = await self._reader.readexactly(length) if length else b""
+        return int(head[9:12]), body
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 async def send(port: int, requests: Sequence[bytes], connections: int) -> Result:
     """Send all requests over some connections, each as soon as the one before is answered."""
     assert len(requests) <= MOST_REQUESTS
@@ -39,21 +64,15 @@ async def send(port: int, requests: Sequence[bytes], connections: int) -> Result
     waiting = iter(requests)
 
     async def work() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        connection = await Connection.open(port)
         try:
             for content in waiting:
                 started = time.perf_counter()
-                writer.write(content)
-                head = await reader.readuntil(b"\r\n\r\n")
-                lower = head.lower()
-                at = lower.find(b"content-length:")
-                length = int(lower[at + 15 : lower.index(b"\r\n", at)]) if at >= 0 else 0
-                if length:
-                    await reader.readexactly(length)
+                status, _ = await connection.send(content)
                 result.seconds.append(time.perf_counter() - started)
-                result.statuses[int(head[9:12])] += 1
+                result.statuses[status] += 1
         finally:
-            writer.close()
+            connection.close()
 
     started = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(connections)))

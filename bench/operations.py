@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Self
-from urllib.parse import urlencode
+from datetime import UTC, datetime
+from typing import Any
 
+from bench import bookings
 from bench.load import request
-from bench.shop import CUSTOMERS, Shop, booking
-from chassis import unit as chassis_unit
-from chassis.db import CHAIN_SETTING, Prepared
+from bench.shop import CUSTOMERS, Shop
+from bench.transaction import Transaction
 from chassis.ids import new_id
-from chassis.outbox import partition_of
-from services.bookings import allocator, calendar
-from services.bookings import statements as bookings_sql
 from services.customers import statements as customers_sql
 from services.wallet import statements as wallet_sql
 
@@ -33,49 +29,8 @@ class Operation:
     status: int
     requests: Callable[[Shop, Sequence[int]], list[bytes]]
     floor: Floor
-
-
-class Transaction:
-    """A transaction as the chassis makes it: BEGIN and the chain in one round trip, statements, COMMIT."""
-
-    def __init__(self, connection: Any, shop: Shop) -> None:
-        self.connection = connection
-        self.shop = shop
-
-    async def __aenter__(self) -> Self:
-        await self.connection.execute(f"begin;select set_config('{CHAIN_SETTING}','{self.shop.chain_id}',true)")
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.connection.execute("commit")
-
-    async def run(self, statement: Prepared, **parameters: Any) -> Any:
-        parameters.setdefault("chain_id", self.shop.chain_id)
-        return await self.connection.fetch(statement.sql, *statement.arguments(parameters))
-
-    async def claim(self, key: str) -> None:
-        now = datetime.now(UTC)
-        await self.connection.fetchval(
-            chassis_unit.CLAIM_KEY, self.shop.chain_id, "floor", key, "Floor", b"0" * 32, now
-        )
-
-    async def finish(self, key: str, subject: str, aggregate_id: str) -> None:
-        now = datetime.now(UTC)
-        await self.connection.execute(
-            chassis_unit.EVENTS_AND_ANSWER,
-            self.shop.chain_id,
-            now,
-            None,
-            [new_id()],
-            [partition_of(aggregate_id)],
-            [subject],
-            [aggregate_id],
-            [now],
-            [b"x" * 300],
-            b"x" * 300,
-            "floor",
-            key,
-        )
+    prepare: Callable[[Shop, Sequence[int]], Awaitable[None]] | None = None
+    """What must be there before the requests can be sent."""
 
 
 def read_customer(shop: Shop, numbers: Sequence[int]) -> list[bytes]:
@@ -85,93 +40,6 @@ def read_customer(shop: Shop, numbers: Sequence[int]) -> list[bytes]:
 async def read_customer_floor(connection: Any, shop: Shop, number: int) -> None:
     async with Transaction(connection, shop) as transaction:
         await transaction.run(customers_sql.GET_CUSTOMER, id=shop.customer_ids[number % CUSTOMERS])
-
-
-def availability(shop: Shop, numbers: Sequence[int]) -> list[bytes]:
-    found = []
-    for number in numbers:
-        day = shop.midnight + timedelta(days=2 + number % 5)
-        query = {
-            "branch_id": shop.branch_id,
-            "service_id": shop.service_id,
-            "from": day.isoformat(),
-            "to": (day + timedelta(days=1)).isoformat(),
-        }
-        found.append(request("GET", f"/v1/availability?{urlencode(query)}", shop.key))
-    return found
-
-
-async def availability_floor(connection: Any, shop: Shop, number: int) -> None:
-    async with Transaction(connection, shop) as transaction:
-        await transaction.run(
-            bookings_sql.READ_TIMES, **times(shop, None, shop.midnight + timedelta(days=2 + number % 5))
-        )
-
-
-def times(shop: Shop, staff_id: str | None, day: datetime) -> dict[str, Any]:
-    return {
-        "branch_id": shop.branch_id,
-        "service_id": shop.service_id,
-        "staff_id": staff_id,
-        "customer_id": None,
-        "first_date": (day - timedelta(days=1)).date(),
-        "last_date": (day + timedelta(days=1)).date(),
-        "first_day": (day - timedelta(days=1)).date(),
-        "last_day": (day + timedelta(days=1)).date(),
-        "now": datetime.now(UTC),
-    }
-
-
-def hold(shop: Shop, numbers: Sequence[int]) -> list[bytes]:
-    return [
-        request(
-            "POST", "/v1/bookings", shop.key, json.dumps(booking(shop, n, hold=True)).encode(), idempotency_key=f"h-{n}"
-        )
-        for n in numbers
-    ]
-
-
-async def hold_floor(connection: Any, shop: Shop, number: int) -> None:
-    # Far from what the gateway is asked for: 150 days on, within what can be booked.
-    staff_id, starts_at = shop.slot(number)
-    starts_at += timedelta(days=150)
-    identifier = new_id()
-    now = datetime.now(UTC)
-    row = {
-        "id": identifier,
-        "branch_id": shop.branch_id,
-        "service_id": shop.service_id,
-        "customer_id": shop.customer_ids[number % CUSTOMERS],
-        "staff_id": staff_id,
-        "status": "held",
-        "starts_at": starts_at,
-        "ends_at": starts_at + timedelta(hours=1),
-        "buffer_before_minutes": 0,
-        "buffer_after_minutes": 0,
-        "price_amount": 12800,
-        "currency": "CNY",
-        "service_name": "Cut",
-        "time_zone": "UTC",
-        "expires_at": now + timedelta(minutes=10),
-        "source": None,
-        "note": None,
-        "version": 1,
-        "created_at": now,
-    }
-    taken = allocator.Taken.by(row)
-    masks = taken.masks()
-    async with Transaction(connection, shop) as transaction:
-        await transaction.claim(f"hf-{identifier}")
-        await transaction.run(bookings_sql.READ_TIMES, **times(shop, staff_id, starts_at))
-        await transaction.run(
-            bookings_sql.CLAIM,
-            **row,
-            days=[day for _, day in masks],
-            masks=[allocator.bits(mask) for mask in masks.values()],
-            occupied_from=calendar.moment_of(taken.first),
-            occupied_until=calendar.moment_of(taken.last),
-        )
-        await transaction.finish(f"hf-{identifier}", "bench.floor", identifier)
 
 
 def charge(shop: Shop, numbers: Sequence[int]) -> list[bytes]:
@@ -215,7 +83,17 @@ async def charge_floor(connection: Any, shop: Shop, number: int) -> None:
 
 OPERATIONS = (
     Operation("read one customer", "customers", 1.5, 200, read_customer, read_customer_floor),
-    Operation("availability of a day, 20 staff", "bookings", 2.5, 200, availability, availability_floor),
-    Operation("hold, with outbox and idempotency", "bookings", 4.0, 201, hold, hold_floor),
+    Operation(
+        "availability of a day, 20 staff", "bookings", 2.5, 200, bookings.availability, bookings.availability_floor
+    ),
+    Operation(
+        "availability, 2 roles and a room", "bookings", 2.5, 200, bookings.pair_availability, bookings.pair_floor
+    ),
+    Operation("month at a glance, 20 staff", "bookings", 8.0, 200, bookings.month, bookings.month_floor),
+    Operation("hold", "bookings", 3.0, 201, bookings.hold, bookings.hold_floor),
+    Operation("book person, room and thing", "bookings", 3.0, 201, bookings.equipped, bookings.equipped_floor),
+    Operation("confirm", "bookings", 3.0, 200, bookings.confirm, bookings.confirm_floor, bookings.hold_all),
     Operation("charge", "wallet", 4.0, 201, charge, charge_floor),
 )
+GROWING = tuple(OPERATIONS[index] for index in (1, 2, 3, 4, 5))
+"""Those that must not cost more when more bookings are stored."""

@@ -35,7 +35,7 @@ class Caller:
     """Who calls. `grants` maps a permission to "*" or to the branches it holds for."""
 
     id: str
-    kind: str  # account, api_key or service
+    kind: str  # account, api_key, service, or link: a customer who is not signed in
     name: str
     chain_id: str  # empty: a system call that belongs to no chain
     time_zone: str = "UTC"
@@ -43,6 +43,7 @@ class Caller:
     language: str = "zh"
     roles: tuple[str, ...] = ()
     grants: Mapping[str, str | list[str]] = field(default_factory=dict)
+    staff_id: str = ""  # the person who works that the account belongs to; empty: none
 
     @property
     def is_service(self) -> bool:
@@ -81,6 +82,7 @@ def _claims(caller: Caller, audience: str, seconds: int) -> dict[str, Any]:
         "lang": caller.language,
         "roles": list(caller.roles),
         "grants": dict(caller.grants),
+        "staff": caller.staff_id,
     }
 
 
@@ -113,6 +115,7 @@ class _Tokens:
             claims["lang"],
             tuple(claims["roles"]),
             claims["grants"],
+            claims.get("staff", ""),
         )
         return caller, float(claims["exp"])
 

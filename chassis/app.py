@@ -55,6 +55,8 @@ START_ATTEMPTS = 120
 START_PAUSE_SECONDS = 0.5
 DRAIN_SECONDS = 5.0
 CLOCK_SECONDS = 10.0
+# Each holds a connection of the system pool and needs another to work with: all of them at once would wait for ever.
+MOST_JOBS_AT_WORK = 3
 RESTART_SECONDS = (0.2, 5.0)
 CLOSE_SECONDS = 3.0
 CANCEL_ATTEMPTS = 5
@@ -78,8 +80,8 @@ class Service:
     """What a service is made of."""
 
     name: str
-    descriptor: ServiceDescriptor
-    servicer: Callable[[Context], object]
+    servicers: Sequence[tuple[ServiceDescriptor, Callable[[Context], object]]]
+    """The gRPC services it serves, one a proto file, each with what makes its servicer."""
     subscriptions: Subscriptions
     fetchers: Mapping[str, Fetcher] = field(default_factory=dict)
     jobs: Sequence[Job] = ()
@@ -134,6 +136,7 @@ class Application:
         self._own_bus = bus is None
         self._clock = clock or Clock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._at_work = asyncio.Semaphore(MOST_JOBS_AT_WORK)
         self._health = health.aio.HealthServicer()
         self._database_ok = False
         self._serving = False
@@ -141,7 +144,7 @@ class Application:
     async def start(self) -> None:
         """Connect, serve, relay and consume. Raises OSError or asyncpg errors when the database stays away."""
         settings, name = self.settings, self.service.name
-        register(self.service.descriptor.file)
+        register(*(descriptor.file for descriptor, _ in self.service.servicers))
         self._pool = await _patiently(
             lambda: open_pool(settings.database_url_of(name), settings.database_pool_size, f"foyer-{name}")
         )
@@ -175,17 +178,16 @@ class Application:
         name, context = self.service.name, self.context
         operations = common_pb2.DESCRIPTOR.services_by_name["Operations"]
         server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MOST_CONCURRENT_CALLS)
-        servicer = self.service.servicer(context)
-        dead_letters = DeadLetters(context, self.consumer)
-        tokens = context.caller_tokens
+        served = [(descriptor, make(context)) for descriptor, make in self.service.servicers]
+        served.append((operations, DeadLetters(context, self.consumer)))
         server.add_generic_rpc_handlers(
-            (
-                generic_handler(self.service.descriptor, servicer, name, runner, tokens),
-                generic_handler(operations, dead_letters, name, runner, tokens),
+            tuple(
+                generic_handler(descriptor, servicer, name, runner, context.caller_tokens)
+                for descriptor, servicer in served
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (self.service.descriptor.full_name, operations.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*(descriptor.full_name for descriptor, _ in served), health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         server.add_insecure_port(self.settings.service_address_of(name))
         await server.start()
@@ -259,7 +261,7 @@ class Application:
     async def _repeat(self, job: Job) -> None:
         bell = self.context.bell(job.name)
         while True:
-            async with self._system_pool.acquire(timeout=CLOSE_SECONDS) as connection:
+            async with self._at_work, self._system_pool.acquire(timeout=CLOSE_SECONDS) as connection:
                 if await connection.fetchval("select pg_try_advisory_lock(hashtext($1))", f"job:{job.name}"):
                     try:
                         with tracing.span(f"job {job.name}"):

@@ -11,20 +11,20 @@ MOST_TRUSTED_ROUND_TRIP_SECONDS = 1.0
 
 
 class Clock:
-    """The process's clock, set by the database's. `now()` costs no round trip."""
+    """The time that passes in the process, set by the database's: setting the machine's own clock changes nothing."""
 
     def __init__(self) -> None:
-        self._offset_seconds = 0.0
+        self._offset_seconds = time.time() - time.monotonic()
 
     def now(self) -> datetime:
-        """The time now, in UTC, with microseconds."""
-        return datetime.fromtimestamp(time.time() + self._offset_seconds, UTC)
+        """The time now, in UTC, with microseconds. It costs no round trip."""
+        return datetime.fromtimestamp(time.monotonic() + self._offset_seconds, UTC)
 
     async def synchronise(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         """Take over the database's time; an answer that took too long is not believed."""
-        before = time.time()
+        before = time.monotonic()
         there: datetime = await connection.fetchval("select clock_timestamp()")
-        after = time.time()
+        after = time.monotonic()
         if after - before <= MOST_TRUSTED_ROUND_TRIP_SECONDS:
             self._offset_seconds = there.timestamp() - (before + after) / 2
 

@@ -32,6 +32,8 @@ NOT_SENSITIVE = frozenset({"page_token", "service_address", "idempotency_key"})
 PERSONAL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+|(?<![\w.])\+\d[\d -]{7,16}\d|(?<![\w.-])1[3-9]\d{9}(?![\w-])")
 # PostgreSQL tells the values of a row that broke a constraint; they are the customer's.
 DATABASE_DETAIL = re.compile(r"DETAIL: .*")
+# What stands in such a path opens it to whoever has it.
+SECRET_PATH = re.compile(r"(?<=/self-service/)[^/:?#\s\"']+")
 # Libraries that tell every call at INFO.
 TALKATIVE = ("asyncio", "grpc", "httpx", "httpcore", "nats", "mail.log", "alembic")
 
@@ -98,7 +100,9 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 
 def without_personal_data(text: str) -> str:
-    """The text without e-mail addresses, phone numbers and the values of rows that the database complained about."""
+    """The text without e-mail addresses, phone numbers, secrets in paths, and values of rows the database quotes."""
+    if "/self-service/" in text:
+        text = SECRET_PATH.sub(BLACKED_OUT, text)
     return PERSONAL.sub(BLACKED_OUT, DATABASE_DETAIL.sub(f"DETAIL: {BLACKED_OUT}", text))
 
 

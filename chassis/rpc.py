@@ -67,15 +67,19 @@ class Call:
     store: Store
     language: str
     _runner: Runner
-    _key: IdempotencyKey | None
+    _key_of: Callable[[Caller], IdempotencyKey | None]
     _if_match: int | None
 
     async def run(self, work: Callable[[Unit], Awaitable[Message]], caller: Caller | None = None) -> Any:
         """Do the work in a unit of its own, with idempotency and retries as any other call has them.
 
-        `caller`: on whose behalf, where the call itself belongs to no chain.
+        `caller`: on whose behalf, where the call itself belongs to no chain. Its key then counts among that caller's,
+        unless that is a service: one stands for many, whose keys would meet.
         """
-        return await self._runner.in_unit(work, caller or self.caller, self._key, self._if_match, read_only=False)
+        behalf = caller or self.caller
+        stranger = not self.caller.chain_id and not behalf.is_service
+        key = self._key_of(behalf if stranger else self.caller)
+        return await self._runner.in_unit(work, behalf, key, self._if_match, read_only=False)
 
 
 class Runner:
@@ -212,13 +216,15 @@ class Rpc:
         errors = violations(request)
         if errors:
             raise invalid(*errors)
-        key = self._key(metadata, caller, raw)
         if_match = _if_match(metadata)
         method = self.method
         if self.outside:
             language = _text(metadata, LANGUAGE_METADATA) or caller.language
-            call = Call(caller, self.runner.store, language, self.runner, key, if_match)
+            call = Call(
+                caller, self.runner.store, language, self.runner, lambda one: self._key(metadata, one, raw), if_match
+            )
             return await method(request, call)
+        key = self._key(metadata, caller, raw)
         return await self.runner.in_unit(
             lambda unit: method(request, unit), caller, key, if_match, read_only=self.read_only
         )

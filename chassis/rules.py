@@ -88,6 +88,15 @@ PATTERNS: dict[str, tuple[str, str]] = {
         "must be a day as YYYY-MM-DD, or a time as RFC 3339",
         "应为 YYYY-MM-DD 格式的日期，或 RFC 3339 时间",
     ),
+    r"^[a-z][a-z0-9_]{0,39}$": (
+        "must be up to 40 small letters, digits and underscores, beginning with a letter",
+        "应由不超过 40 个小写字母、数字和下划线组成，并以字母开头",
+    ),
+    r"^[0-9]{6}$": ("must be six digits", "应为六位数字"),
+    r"^[A-Z]{2}$": (
+        "must be a country as two capitals (ISO 3166), such as CN",
+        "应为两个大写字母的国家代码（ISO 3166），例如 CN",
+    ),
     r"^[A-Z]{3}$": (
         "must be a currency as three capitals (ISO 4217), such as CNY",
         "应为三个大写字母的币种代码（ISO 4217），例如 CNY",
@@ -98,6 +107,7 @@ PATTERNS: dict[str, tuple[str, str]] = {
 OWN_RULES: dict[str, str] = {
     "must be more than 0": "必须大于 0",
     "must not be negative": "不能为负数",
+    "is required, or lines or a package are": "必填，或填写 lines 或 package_id",
 }
 
 _validator = protovalidate.Validator()
@@ -128,13 +138,19 @@ def _shadowed(path: str, errors: Iterable[FieldError]) -> bool:
 def required_fields(descriptor: Descriptor) -> frozenset[str]:
     """Names in JSON of the fields a message of this type cannot do without: those an empty message is refused for."""
     empty = message_factory.GetMessageClass(descriptor)()
-    found = {_elements(violation.proto.field)[0].field_name for violation in _validator.collect_violations(empty)}
+    paths = [_elements(violation.proto.field) for violation in _validator.collect_violations(empty)]
+    found = {path[0].field_name for path in paths if path}
     always = {field.name for field in descriptor.fields if field.full_name in ALWAYS_REQUIRED}
     return frozenset(json_name(descriptor.fields_by_name[name]) for name in found | always)
 
 
 def _field_error(descriptor: Descriptor, violation: protovalidate.Violation) -> FieldError:
     path, field = _path(descriptor, _elements(violation.proto.field))
+    # A rule of a message as a whole is about the field that its id names.
+    if path == "body" and violation.proto.rule_id in descriptor.fields_by_name:
+        path = json_name(descriptor.fields_by_name[violation.proto.rule_id])
+        own = violation.proto.message
+        return FieldError(path, "required", own, OWN_RULES.get(own, own))
     return FieldError(path, *_texts(field, violation))
 
 

@@ -72,7 +72,9 @@ class Platform:
 
     def all_permissions(self) -> list[str]:
         """Every permission of the services that run, and those of records from before."""
-        names = permissions_of(application.service.descriptor for application in self.applications.values())
+        names = permissions_of(
+            descriptor for application in self.applications.values() for descriptor, _ in application.service.servicers
+        )
         return sorted({*names, "customers.read_contact", "records.import", "branches.read", "customers.read"})
 
     async def call(
@@ -92,7 +94,9 @@ class Platform:
         if channel is None:
             address = application.settings.service_address_of(service)
             channel = self._channels[service] = grpc.aio.insecure_channel(address)
-        descriptor = application.service.descriptor
+        descriptor = next(
+            descriptor for descriptor, _ in application.service.servicers if method in descriptor.methods_by_name
+        )
         output = message_factory.GetMessageClass(descriptor.methods_by_name[method].output_type)
         rpc = channel.unary_unary(
             f"/{descriptor.full_name}/{method}",

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from chassis import metrics
 from chassis.errors import Refusal
 from chassis.settings import SERVICES, Settings
-from gateway import hooks, openapi, pages, stream
+from gateway import calendars, hooks, openapi, pages, stream
 from gateway.core import Gateway, exchange_of, respond
 from gateway.exchange import Answer, problem
 
@@ -27,7 +27,7 @@ router = APIRouter()
 def create_app(settings: Settings) -> Gateway:
     """The gateway as an ASGI application. Raises ValueError when the contract has a route that cannot be served."""
     gateway = Gateway(settings)
-    for each in (router, hooks.router, stream.router):
+    for each in (router, calendars.router, hooks.router, stream.router):
         gateway.include_router(each)
     return gateway
 

@@ -9,6 +9,7 @@ from gateway import contract
 from gateway.events import PERMISSION
 
 TAGS = [
+    {"name": "Calendar programs", "description": "What calendar programs subscribe to."},
     {"name": "Events", "description": "What happens in the chain, as it happens."},
     {"name": "Payment providers", "description": "Callbacks of payment providers, and the built-in sandbox provider."},
 ]
@@ -63,10 +64,45 @@ SCHEMAS: dict[str, Any] = {
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Path, verb and description of each; `x-codes` names the refusals."""
+    yield "/v1/calendars/{token}.ics", "get", _calendar()
     yield "/v1/events", "get", _events()
     yield "/v1/hooks/payments/{provider}", "post", _callback()
     yield "/v1/sandbox/payments/{payment_id}", "get", _show_payment()
     yield "/v1/sandbox/payments/{payment_id}:pay", "post", _pay()
+
+
+def _calendar() -> dict[str, Any]:
+    return {
+        "operationId": "ReadCalendarFeed",
+        "tags": ["Calendar programs"],
+        "summary": "Read a calendar feed",
+        "description": (
+            "What a calendar feed shows, as iCalendar (RFC 5545), for whoever knows its address. Ask again with "
+            "If-None-Match: the entity tag stays while nothing that is shown changes. Entries keep their UID, and "
+            "their SEQUENCE grows with every change. A forged, rotated, revoked or expired address answers 404."
+        ),
+        "security": [],
+        "parameters": [
+            {
+                "name": "token",
+                "in": "path",
+                "required": True,
+                "description": "The secret, as the feed's `url` has it.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+            },
+            {"$ref": "#/components/parameters/IfNoneMatch"},
+            LANGUAGE,
+        ],
+        "responses": {
+            "200": {
+                "description": "The calendar.",
+                "headers": {"ETag": {"$ref": "#/components/headers/ETag"}},
+                "content": {"text/calendar": {"schema": {"type": "string"}}},
+            },
+            "304": {"description": "It is still what If-None-Match names."},
+        },
+        "x-codes": ["NOT_FOUND", "INVALID_REQUEST", *OPEN_CODES],
+    }
 
 
 def _events() -> dict[str, Any]:

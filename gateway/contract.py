@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from foyer import options_pb2
@@ -70,9 +71,19 @@ class Operation:
 @functools.cache
 def files() -> tuple[FileDescriptor, ...]:
     """The proto files of the services and of what they share; their refusals are known from here on."""
-    found = tuple(import_module(f"foyer.{name}.v1.{name}_pb2").DESCRIPTOR for name in SERVICES)
+    found = tuple(
+        import_module(f"foyer.{name}.v1.{module}").DESCRIPTOR for name in SERVICES for module in _modules(name)
+    )
     errors.register(*found)
     return (*found, common_pb2.DESCRIPTOR)
+
+
+def _modules(service: str) -> list[str]:
+    """The generated modules of a service: that of its own name first, then those of its other nouns."""
+    package = import_module(f"foyer.{service}.v1")
+    names = {module.name for module in iter_modules(package.__path__) if module.name.endswith("_pb2")}
+    own = f"{service}_pb2"
+    return [own, *sorted(names - {own})]
 
 
 @functools.cache

@@ -149,7 +149,9 @@ class Gateway(FastAPI):
             await super().__call__(exchange.scope, receive, send_surrounded)
         except Exception as unexpected:
             # Starlette raises again what its handler of last resort has told; without an answer uvicorn must know.
-            log.error("request failed", path=exchange.path, exc_info=unexpected)
+            # The route and not the path: addresses of calendars are secret.
+            route = getattr(exchange.scope.get("route"), "path", UNKNOWN_ROUTE)
+            log.error("request failed", route=route, exc_info=unexpected)
             if status == CLIENT_GONE_STATUS:
                 raise
         route = exchange.scope.get("route")

@@ -219,7 +219,7 @@ def _names_things(descriptor: Descriptor) -> bool:
 def _message(full_name: str) -> Descriptor:
     package, _, name = full_name.rpartition(".")
     for file in contract.files():
-        if file.package == package:
+        if file.package == package and name in file.message_types_by_name:
             return file.message_types_by_name[name]
     raise ValueError(f"{full_name} is no message of the contract")
 

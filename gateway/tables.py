@@ -24,13 +24,18 @@ DEEPEST = 3
 
 
 def rows_field(descriptor: Descriptor) -> FieldDescriptor | None:
-    """The field of an answer that holds its rows; None when the answer is a single thing."""
+    """The field of an answer that holds its rows; None when the answer is a single thing.
+
+    Where there are several lists, it is the one that the answer begins with.
+    """
     lists = [
         field
         for field in descriptor.fields
         if field.is_repeated and field.message_type is not None and not is_map(field) and not is_timestamp(field)
     ]
-    return lists[0] if len(lists) == 1 and "id" not in descriptor.fields_by_name else None
+    if not lists or "id" in descriptor.fields_by_name:
+        return None
+    return lists[0] if len(lists) == 1 or lists[0].number == 1 else None
 
 
 def columns(descriptor: Descriptor, depth: int = 1) -> Iterator[str]:

@@ -163,6 +163,22 @@ def holiday_errors(days: Sequence[str], path: str) -> list[FieldError]:
     return errors
 
 
+def swapped_errors(days: Sequence[str], holidays: Iterable[str], path: str) -> list[FieldError]:
+    """What is wrong with days that follow another weekday: on the calendar, each once, none a day that is closed."""
+    errors = [
+        FieldError(f"{error.field}.day", error.code, error.message, error.message_zh)
+        for error in holiday_errors(days, path)
+    ]
+    closed = set(holidays)
+    for number, day in enumerate(days):
+        if day in days[:number]:
+            errors.append(FieldError(f"{path}[{number}].day", "repeated", "was named before", "重复"))
+        elif day in closed:
+            text = "is a day on which the branch is closed"
+            errors.append(FieldError(f"{path}[{number}].day", "holiday", text, "该日已设为休业日"))
+    return errors
+
+
 # --- sign-in ----------------------------------------------------------------------------------------------------------
 
 

@@ -116,6 +116,7 @@ def caller_of(row: asyncpg.Record, kind: str, chain: asyncpg.Record, own: OwnRol
         language=row["language"] if "language" in row else chain["language"],
         roles=tuple(sorted({grant.role for grant in grants})),
         grants=domain.resolve(grants, own),
+        staff_id=(row["staff_id"] or "") if "staff_id" in row else "",
     )
 
 

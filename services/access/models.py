@@ -46,6 +46,8 @@ branches = sa.Table(
     # [{"weekday": 1, "start_time": "09:00", "end_time": "21:00"}]
     sa.Column("opening_hours", json_type(), nullable=False),
     sa.Column("holidays", ARRAY(sa.Text), nullable=False),
+    # [{"day": "2026-10-10", "follows": 3}]
+    sa.Column("swapped_days", json_type(), nullable=False, server_default="[]"),
     sa.Column("active", sa.Boolean, nullable=False, server_default=sa.true()),
     _version(),
     _created_at(),

@@ -16,17 +16,24 @@ PERMISSIONS = frozenset(
         "accounts.write",
         "api_keys.read",
         "api_keys.write",
+        "bookings.claim",
+        "bookings.configure",
+        "bookings.override",
         "bookings.read",
         "bookings.write",
         "branches.read",
         "branches.write",
+        "calendars.read",
+        "calendars.write",
         "catalogue.read",
         "catalogue.write",
         "chain.write",
+        "classes.write",
         "customers.read",
         "customers.read_contact",
         "customers.write",
         "events.read",
+        "leaves.request",
         "messages.read",
         "messages.write",
         "operations.read",
@@ -36,9 +43,16 @@ PERMISSIONS = frozenset(
         "records.import",
         "reports.read",
         "reports.rebuild",
+        "resources.read",
+        "resources.write",
         "roles.write",
+        "rosters.own",
+        "rosters.read",
+        "rosters.write",
         "staff.read",
         "staff.write",
+        "stock.read",
+        "stock.write",
         "templates.read",
         "templates.write",
         "wallet.audit",
@@ -66,10 +80,27 @@ class ReadyMadeRole:
 
 
 # What everybody who works somewhere needs to find their way.
-_BASIS = frozenset({"branches.read", "catalogue.read", "staff.read", "bookings.read"})
-_AT_WORK = _BASIS | {"customers.read"}
+_BASIS = frozenset(
+    {
+        "branches.read",
+        "catalogue.read",
+        "staff.read",
+        "bookings.read",
+        "resources.read",
+        "rosters.read",
+        "stock.read",
+        "leaves.request",
+        "rosters.own",
+    }
+)
+_AT_WORK = _BASIS | {"bookings.claim", "customers.read"}
 _CUSTOMERS = _BASIS | {"customers.read", "customers.read_contact", "customers.write", "bookings.write", "wallet.read"}
-_FRONT_DESK = _CUSTOMERS | {"wallet.top_up", "wallet.charge", "payments.read", "payments.write", "messages.read"}
+_CALENDARS = {"calendars.read", "calendars.write"}
+_FRONT_DESK = (
+    _CUSTOMERS
+    | _CALENDARS
+    | {"stock.write", "wallet.top_up", "wallet.charge", "payments.read", "payments.write", "messages.read"}
+)
 
 READY_MADE: Mapping[str, ReadyMadeRole] = {
     role.name: role
@@ -79,14 +110,14 @@ READY_MADE: Mapping[str, ReadyMadeRole] = {
             "customer_service",
             "客服",
             "Customer service",
-            _CUSTOMERS | {"messages.read", "messages.write", "templates.read"},
+            _CUSTOMERS | _CALENDARS | {"messages.read", "messages.write", "templates.read"},
         ),
         ReadyMadeRole("sales", "销售", "Sales", _CUSTOMERS | {"wallet.top_up", "messages.read"}),
         ReadyMadeRole("photographer", "摄影师", "Photographer", _AT_WORK),
         ReadyMadeRole("therapist", "理疗师", "Therapist", _AT_WORK),
         ReadyMadeRole("makeup_artist", "化妆师", "Make-up artist", _AT_WORK),
         ReadyMadeRole("retoucher", "修图师", "Retoucher", _AT_WORK),
-        ReadyMadeRole("production", "制作", "Production", _AT_WORK),
+        ReadyMadeRole("production", "制作", "Production", _AT_WORK | {"stock.write"}),
         ReadyMadeRole(
             "finance",
             "财务",
@@ -116,10 +147,14 @@ READY_MADE: Mapping[str, ReadyMadeRole] = {
             | {
                 "accounts.read",
                 "accounts.write",
+                "bookings.override",
                 "branches.write",
                 "catalogue.write",
+                "classes.write",
                 "messages.write",
                 "reports.read",
+                "resources.write",
+                "rosters.write",
                 "staff.write",
                 "templates.read",
                 "wallet.refund",

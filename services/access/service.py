@@ -17,7 +17,7 @@ from chassis.pages import cursor_decode, page_limit, split_page, wrong_token
 from chassis.rows import projector
 from chassis.rpc import Call, outside_unit
 from chassis.unit import UUID_PATTERN, Unit, system_caller
-from services.access import domain, holders, statements
+from services.access import domain, holders, public_holidays, statements
 from services.access.domain import RoleGrant
 from services.access.events import fetch_staff, on
 from services.access.passwords import Passwords
@@ -27,7 +27,9 @@ from services.access.signin import FORGET_FAILURES_SECONDS, SignIn, forget_failu
 LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 to_branch = projector(
-    pb.Branch, opening_hours=lambda row: [pb.OpeningInterval(**interval) for interval in row["opening_hours"]]
+    pb.Branch,
+    opening_hours=lambda row: [pb.OpeningInterval(**interval) for interval in row["opening_hours"]],
+    swapped_days=lambda row: [pb.SwappedDay(**day) for day in row["swapped_days"]],
 )
 to_department = projector(pb.Department)
 to_role = projector(pb.Role)
@@ -133,7 +135,14 @@ class Access:
     async def create_branch(self, request: pb.CreateBranchRequest, unit: Unit) -> pb.Branch:
         """Open a branch."""
         _check_everywhere(unit, "branches.write")
-        _check_branch_facts(request, request.opening_hours, "opening_hours", request.holidays, "holidays")
+        _check_branch_facts(
+            request,
+            request.opening_hours,
+            "opening_hours",
+            request.holidays,
+            "holidays",
+            _swapped_errors(request.swapped_days, "swapped_days", request.holidays),
+        )
         time_zone = request.time_zone
         if not time_zone:
             chain = await unit.one(statements.GET_CHAIN)
@@ -147,6 +156,7 @@ class Access:
             time_zone=time_zone,
             opening_hours=_hours_for_row(request.opening_hours),
             holidays=sorted(set(request.holidays)),
+            swapped_days=_swapped_for_row(request.swapped_days),
             active=True,
             created_at=unit.now,
         )
@@ -170,7 +180,6 @@ class Access:
     async def update_branch(self, request: pb.UpdateBranchRequest, unit: Unit) -> pb.Branch:
         """Change a branch."""
         hours, days = request.opening_hours.intervals, request.holidays.days
-        _check_branch_facts(request, hours, "opening_hours.intervals", days, "holidays.days")
         row = await unit.one(statements.LOCK_BRANCH, id=request.id)
         if row is None:
             raise not_found("branch", "id")
@@ -179,9 +188,23 @@ class Access:
         new = _changes(request, row, "name", "address", "phone", "time_zone", "active", removable=("address", "phone"))
         new["new_opening_hours"] = _hours_for_row(hours) if request.HasField("opening_hours") else row["opening_hours"]
         new["new_holidays"] = sorted(set(days)) if request.HasField("holidays") else row["holidays"]
+        swapped = request.swapped_days.days if request.HasField("swapped_days") else to_branch(row).swapped_days
+        _check_branch_facts(
+            request,
+            hours,
+            "opening_hours.intervals",
+            days,
+            "holidays.days",
+            _swapped_errors(swapped, "swapped_days.days", new["new_holidays"]),
+        )
+        new["new_swapped_days"] = _swapped_for_row(swapped)
         branch = to_branch(holders.there(await unit.one(statements.CHANGE_BRANCH, id=request.id, **new)))
         unit.emit(pb.BranchUpdated(branch_id=branch.id, branch=branch))
         return branch
+
+    async def get_public_holidays(self, request: pb.GetPublicHolidaysRequest, unit: Unit) -> pb.PublicHolidays:  # noqa: ARG002
+        """Read the public holidays of a country in a year."""
+        return public_holidays.of(request.country, request.year)
 
     async def create_department(self, request: pb.CreateDepartmentRequest, unit: Unit) -> pb.Department:
         """Set up a department of the chain or of one branch."""
@@ -405,11 +428,13 @@ def _check_branch_facts(
     hours_path: str,
     days: Sequence[str],
     days_path: str,
+    swapped_errors: Sequence[FieldError],
 ) -> None:
-    """Refuse INVALID_REQUEST with all that is wrong with zone, hours and holidays."""
+    """Refuse INVALID_REQUEST with all that is wrong with zone, hours, holidays and make-up days."""
     errors = domain.zone_errors(request.time_zone) if request.HasField("time_zone") else []
     errors += domain.hours_errors([(part.weekday, part.start_time, part.end_time) for part in hours], hours_path)
     errors += domain.holiday_errors(days, days_path)
+    errors += swapped_errors
     if errors:
         raise invalid(*errors)
 
@@ -418,6 +443,15 @@ def _hours_for_row(hours: Iterable[pb.OpeningInterval]) -> list[dict[str, Any]]:
     """Opening hours as they are stored, in the order of the week."""
     in_order = sorted(hours, key=lambda part: (part.weekday, part.start_time))
     return [{"weekday": part.weekday, "start_time": part.start_time, "end_time": part.end_time} for part in in_order]
+
+
+def _swapped_errors(swapped: Iterable[pb.SwappedDay], path: str, holidays: Iterable[str]) -> list[FieldError]:
+    return domain.swapped_errors([day.day for day in swapped], holidays, path)
+
+
+def _swapped_for_row(swapped: Iterable[pb.SwappedDay]) -> list[dict[str, Any]]:
+    """Days that follow another weekday as they are stored, in order."""
+    return [{"day": day.day, "follows": day.follows} for day in sorted(swapped, key=lambda day: day.day)]
 
 
 def _changes(request: Any, row: asyncpg.Record, *names: str, removable: Sequence[str] = ()) -> dict[str, Any]:
@@ -458,8 +492,7 @@ async def _page_by_name(
 
 SERVICE = Service(
     name="access",
-    descriptor=pb.DESCRIPTOR.services_by_name["Access"],
-    servicer=Access,
+    servicers=[(pb.DESCRIPTOR.services_by_name["Access"], Access)],
     subscriptions=on,
     fetchers={"staff": fetch_staff},
     jobs=[Job("forget-failed-sign-ins", forget_failures, every_seconds=FORGET_FAILURES_SECONDS)],

@@ -91,6 +91,7 @@ CHANGE_BRANCH = _update(
     "time_zone",
     "opening_hours",
     "holidays",
+    "swapped_days",
     "active",
     returning=_columns(branches),
 )

@@ -104,10 +104,9 @@ def date_of(day: int) -> date:
 
 
 @functools.lru_cache(65536)
-def _intervals_of_day(week: str, zone_name: str, day: int) -> tuple[tuple[int, int], ...]:
-    """First and last step (exclusive, since 1970) of what begins on a local day; rounded inwards."""
+def intervals_of_day(week: str, zone_name: str, day: int, weekday: int) -> tuple[tuple[int, int], ...]:
+    """What a week says of `weekday`, laid on a local day: first and last step (exclusive), rounded inwards."""
     local_day = date_of(day)
-    weekday = local_day.isoweekday()
     zone = zone_of(zone_name)
     found = []
     for interval_weekday, start, end in parse_week(week):
@@ -127,53 +126,49 @@ def span(first: int, last: int, first_day: int, days: int) -> int:
     return ((1 << (end - start)) - 1) << start if start < end else 0
 
 
-@functools.lru_cache(8192)
-def week_bitmap(week: str, zone_name: str, from_day: int, until_day: int, first_day: int, days: int) -> int:
-    """When a week holds: local days `from_day` to `until_day` (since 1970, both included), over `days` UTC days."""
-    bitmap = 0
-    # Local time is at most 14 hours off, and an interval of the day before may reach over midnight.
-    for day in range(max(from_day, first_day - 2), min(until_day, first_day + days + 1) + 1):
-        for first, last in _intervals_of_day(week, zone_name, day):
-            bitmap |= span(first, last, first_day, days)
-    return bitmap
-
-
 ALWAYS = format_week([(weekday, "00:00", "24:00") for weekday in range(1, 8)])
 
 
 @functools.lru_cache(2048)
-def opening_bitmap(opening_hours: str | None, holidays: str, zone_name: str, first_day: int, days: int) -> int:
+def opening_bitmap(
+    opening_hours: str | None,
+    holidays: str,
+    swapped: tuple[tuple[int, int], ...],
+    zone_name: str,
+    first_day: int,
+    days: int,
+) -> int:
     """When a branch is open: its week (None: always) without its holidays; a night belongs to the day it begins."""
-    closed = frozenset(holidays.split(",")) if holidays else frozenset()
+    closed = tuple((days_of(day), "") for day in holidays.split(",")) if holidays else ()
     week = ALWAYS if opening_hours is None else opening_hours
-    bitmap = 0
-    for day in range(first_day - 2, first_day + days + 2):
-        if date_of(day).isoformat() not in closed:
-            bitmap |= week_bitmap(week, zone_name, day, day, first_day, days)
-    return bitmap
+    return shift_bitmap(((-1_000_000, 1_000_000, week),), closed, swapped, zone_name, first_day, days)
+
+
+def days_of(text: str) -> int:
+    """Days since 1970 of YYYY-MM-DD."""
+    return (date.fromisoformat(text) - EPOCH).days
+
+
+@functools.lru_cache(1024)
+def parse_swapped(text: str) -> tuple[tuple[int, int], ...]:
+    """The (day since 1970, weekday) of days that follow another weekday's plan, from YYYY-MM-DD:N with commas."""
+    return tuple((days_of(part[:10]), int(part[11:])) for part in text.split(",")) if text else ()
+
+
+def local_day(zone_name: str, moment: datetime) -> tuple[int, int]:
+    """First step, and the step after the last (since 1970), of the local day that a moment lies in."""
+    return _local_day(zone_name, local_today(moment, zone_name))
 
 
 @functools.lru_cache(4096)
-def local_day_bitmap(zone_name: str, moment_step: int, first_day: int, days: int) -> int:
-    """The local day that a step lies in."""
+def _local_day(zone_name: str, day: date) -> tuple[int, int]:
     zone = zone_of(zone_name)
-    local_day = datetime.fromtimestamp(moment_step * STEP_SECONDS, zone).date()
-    first = first_step(local_moment(local_day, 0, zone))
-    return span(first, first_step(local_moment(local_day, DAY_MINUTES, zone)), first_day, days)
+    return first_step(local_moment(day, 0, zone)), first_step(local_moment(day, DAY_MINUTES, zone))
 
 
 def local_today(moment: datetime, zone_name: str) -> date:
     """The day a zone's calendars show at a moment."""
     return moment.astimezone(zone_of(zone_name)).date()
-
-
-@functools.lru_cache(128)
-def grid_bitmap(every_steps: int, days: int) -> int:
-    """Every n-th step, from midnight on."""
-    bitmap = 0
-    for step in range(0, days * DAY_STEPS, every_steps):
-        bitmap |= 1 << step
-    return bitmap
 
 
 def moment_of(step: int) -> datetime:
@@ -185,3 +180,94 @@ def day_masks(first: int, last: int) -> list[tuple[int, int]]:
     """Steps from `first` to before `last` (since 1970) as (day, bitmap of that day), in order."""
     days = range(first // DAY_STEPS, (last - 1) // DAY_STEPS + 1)
     return [(day, span(first, last, day, 1)) for day in days]
+
+
+Days = tuple[tuple[int, str], ...]
+"""Local days (since 1970) with the week text that holds on them instead; sorted by day."""
+
+
+@functools.lru_cache(8192)
+def shift_bitmap(
+    periods: tuple[tuple[int, int, str], ...],
+    dated: Days,
+    swapped: tuple[tuple[int, int], ...],
+    zone_name: str,
+    first_day: int,
+    days: int,
+) -> int:
+    """When a person works, over `days` UTC days from `first_day`.
+
+    `periods` are weekly plans as (first day, last day, week), `dated` are single days that follow a text of their own,
+    and `swapped` are (day, weekday): days that follow the plan of another weekday. What is dated comes first.
+    """
+    own = dict(dated)
+    other = dict(swapped)
+    bitmap = 0
+    for day in range(first_day - 2, first_day + days + 2):
+        weekday = other.get(day, date_of(day).isoweekday())
+        if day in own:
+            weeks, weekday = [own[day]], date_of(day).isoweekday()
+        else:
+            weeks = [week for from_day, until_day, week in periods if from_day <= day <= until_day]
+        for week in weeks:
+            for first, last in intervals_of_day(week, zone_name, day, weekday):
+                bitmap |= span(first, last, first_day, days)
+    return bitmap
+
+
+@functools.lru_cache(1024)
+def grid(step_minutes: int, zone_name: str, first_day: int, days: int) -> int:
+    """Starts every `step_minutes` from local midnight on, counted in what the clock shows, over `days` UTC days.
+
+    Of an hour that the clock shows twice both have them; where it jumps over one, the moment of the jump is one.
+    """
+    bitmap = times_bitmap(tuple(range(0, DAY_MINUTES, step_minutes)), zone_name, first_day, days)
+    zone = zone_of(zone_name)
+    for day in range(first_day - 2, first_day + days + 2):
+        first, last = _local_day(zone_name, date_of(day))
+        if last - first > DAY_STEPS:
+            for step in range(first, last):
+                local = moment_of(step).astimezone(zone)
+                if (local.hour * 60 + local.minute) % step_minutes == 0:
+                    bitmap |= span(step, step + 1, first_day, days)
+    return bitmap
+
+
+@functools.lru_cache(1024)
+def times_bitmap(minutes: tuple[int, ...], zone_name: str, first_day: int, days: int) -> int:
+    """The steps at which the local clock first shows each of these times (minutes after midnight), over UTC days."""
+    bitmap = 0
+    for day in range(first_day - 2, first_day + days + 2):
+        midnight, times = _times_of_day(minutes, zone_name, day)
+        shift = midnight - first_day * DAY_STEPS
+        bitmap |= times << shift if shift >= 0 else times >> -shift
+    return bitmap & (1 << days * DAY_STEPS) - 1
+
+
+@functools.lru_cache(16384)
+def _times_of_day(minutes: tuple[int, ...], zone_name: str, day: int) -> tuple[int, int]:
+    """The first step of a local day, and the bitmap of times from there on."""
+    local_day = date_of(day)
+    first, last = _local_day(zone_name, local_day)
+    if last - first == DAY_STEPS:
+        return first, _plain_times(minutes)
+    zone = zone_of(zone_name)
+    bitmap = 0
+    for minute in minutes:
+        bitmap |= 1 << first_step(local_moment(local_day, minute, zone)) - first
+    return first, bitmap
+
+
+@functools.lru_cache(256)
+def _plain_times(minutes: tuple[int, ...]) -> int:
+    """Times of a day on which the clocks do not change."""
+    bitmap = 0
+    for minute in minutes:
+        bitmap |= 1 << -(-minute // STEP_MINUTES)
+    return bitmap
+
+
+def local_days(zone_name: str, first: date, last: date) -> list[tuple[date, int, int]]:
+    """Local days from `first` to `last`, each with its first step and the step after its last one (since 1970)."""
+    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    return [(day, *_local_day(zone_name, day)) for day in days]

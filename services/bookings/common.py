@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import sqlalchemy as sa
+from google.protobuf.message import Message
 
 from chassis.db import prepare, uuid_type
 from chassis.errors import FieldError, Refusal
 from chassis.pages import cursor_decode, wrong_token
 from chassis.unit import UUID_PATTERN, Absent, Unit
 from services.bookings.models import branches
+
+M = TypeVar("M", bound=Message)
 
 KNOWN_BRANCHES = prepare(
     sa.select(branches.c.id).where(
@@ -30,6 +34,11 @@ def after_key(token: str) -> tuple[str, str] | None:
     if not ours or "\0" in text:
         raise wrong_token()
     return text, identifier
+
+
+def stored(message_type: type[M], value: bytes | None) -> M | None:
+    """A message as a column keeps it, or None."""
+    return None if value is None else message_type.FromString(value)
 
 
 def lower(ids: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ Values in, values or a refusal out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -14,15 +13,17 @@ from foyer.common.v1.common_pb2 import Money
 
 from chassis.errors import FieldError, Refusal
 
-HOLD = timedelta(minutes=10)
 STEP_MINUTES = 5
 EARLIEST_DATE, LATEST_DATE = date(1970, 1, 1), date(2999, 12, 31)
 
 # Step → the states it is possible in, and the state it leads to (None: the same).
 STEPS: Mapping[str, tuple[frozenset[str], str | None]] = {
     "confirm": (frozenset({"held"}), "confirmed"),
+    "renew": (frozenset({"held"}), None),
     "cancel": (frozenset({"held", "confirmed"}), "cancelled"),
     "reschedule": (frozenset({"held", "confirmed"}), None),
+    "reassign": (frozenset({"held", "confirmed", "checked_in"}), None),
+    "extend": (frozenset({"confirmed", "checked_in", "in_service"}), None),
     "check_in": (frozenset({"confirmed"}), "checked_in"),
     "start": (frozenset({"confirmed", "checked_in"}), "in_service"),
     # A front desk that is busy may forget the steps in between.
@@ -33,10 +34,21 @@ STEPS: Mapping[str, tuple[frozenset[str], str | None]] = {
 # Why a time cannot be booked: English and Chinese.
 REASONS: Mapping[str, tuple[str, str]] = {
     "past": ("it is in the past", "时间已过"),
-    "too_far": ("it is more than 400 days ahead", "超过可提前预约的 400 天"),
+    "too_far": ("it is further ahead than can be booked", "超过可提前预约的期限"),
+    "lead_time": ("it begins too soon to be booked", "距开始时间过近，已不可预约"),
+    "off_grid": ("it does not begin at one of the offered times", "不是可预约的开始时间"),
+    "orphan_gap": ("it would leave a gap that nobody can use", "会留下无法利用的空档"),
+    "channel_closed": ("it is not offered through this channel", "该渠道不提供此服务"),
+    "any_staff_only": ("through this channel nobody can be chosen", "该渠道不能指定员工"),
+    "add_on_alone": ("it is only sold together with another service", "该项目只能随其他服务一起购买"),
+    "add_on_elsewhere": ("this add-on does not go with this service", "该附加项目不适用于此服务"),
+    "resource_none": ("there are not enough of the rooms or things it needs", "所需房间或物品数量不足"),
     "branch_closed_down": ("the branch is closed for good", "门店已停业"),
     "service_inactive": ("the service is no longer offered", "该服务已下架"),
     "service_elsewhere": ("the service is not offered at this branch", "该门店不提供此服务"),
+    "package_inactive": ("the package is no longer offered", "该套餐已下架"),
+    "package_elsewhere": ("the package is not offered at this branch", "该门店不提供此套餐"),
+    "in_class": ("it is a seat in a class, which is led by whom the class has", "这是团课名额，授课人由团课决定"),
     "staff_left": ("this person no longer works here", "该员工已离职"),
     "staff_elsewhere": ("this person does not work at this branch", "该员工不在此门店"),
     "staff_unable": ("this person does not do this service", "该员工不提供此服务"),
@@ -57,7 +69,7 @@ def next_status(step: str, status: str) -> str:
     """The state a step leads to. Raises Refusal WRONG_STATE when it is not possible, or HOLD_EXPIRED."""
     allowed, leads_to = STEPS[step]
     if status not in allowed:
-        if step == "confirm" and status == "expired":
+        if step in ("confirm", "renew") and status == "expired":
             raise Refusal("HOLD_EXPIRED")
         raise Refusal("WRONG_STATE", status=status)
     return leads_to or status
@@ -77,37 +89,6 @@ def not_bookable(reason: str, nearest: Sequence[Any]) -> Refusal:
 def slot_taken(nearest: Sequence[Any]) -> Refusal:
     """The refusal for a time that somebody else has."""
     return Refusal("SLOT_TAKEN", members={"nearest": list(nearest)})
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What is known of branch, service and person besides their time."""
-
-    branch_active: bool
-    service_active: bool
-    offered: bool
-    staff_named: bool
-    staff_active: bool
-    staff_here: bool
-    staff_able: bool
-
-
-def standing_reason(standing: Standing) -> str | None:
-    """Why nothing can be booked, whatever the time; None when it can."""
-    if not standing.branch_active:
-        return "branch_closed_down"
-    if not standing.service_active:
-        return "service_inactive"
-    if not standing.offered:
-        return "service_elsewhere"
-    if standing.staff_named:
-        if not standing.staff_active:
-            return "staff_left"
-        if not standing.staff_here:
-            return "staff_elsewhere"
-        if not standing.staff_able:
-            return "staff_unable"
-    return None
 
 
 # --- fields ---

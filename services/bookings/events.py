@@ -46,9 +46,11 @@ async def keep_branch(branch: access_pb2.Branch, unit: Unit) -> None:
         KEEP_BRANCH,
         id=branch.id,
         name=branch.name,
+        address=branch.address,
         time_zone=branch.time_zone,
         opening_hours=week or None,
         holidays=",".join(sorted(set(branch.holidays))),
+        swapped_days=",".join(sorted(f"{day.day}:{day.follows}" for day in branch.swapped_days)),
         active=branch.active,
         version=branch.version,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,8 +18,10 @@ from chassis.pages import page_limit, split_page, wrong_token
 from chassis.unit import Absent, Unit
 from services.bookings import domain
 from services.bookings.booking import READ, count, moment_of, project_booking, to_booking
+from services.bookings.classes.models import class_sessions
 from services.bookings.common import after_key, refuse_if
 from services.bookings.models import bookings, branches, customers, services, staff
+from services.bookings.series.models import booking_series
 
 STATUS_NAMES = enum_names(pb.BookingStatus.DESCRIPTOR)
 
@@ -59,6 +62,8 @@ INSERT_RECORD = prepare(
     )
     .returning(bookings)
 )
+# What a booking from before has nothing to say of.
+NOT_SAID = {column.name: None for column in bookings.c if column.nullable}
 
 
 async def record(request: pb.RecordBookingRequest, unit: Unit) -> pb.Booking:
@@ -68,7 +73,7 @@ async def record(request: pb.RecordBookingRequest, unit: Unit) -> pb.Booking:
         if existing is not None:
             return project_booking(existing)
     _check(request, unit)
-    row = await unit.one(INSERT_RECORD, **await _values(request, unit))
+    row = await unit.one(INSERT_RECORD, **NOT_SAID | await _values(request, unit))
     if row is None:
         # Somebody else recorded it at the same time.
         existing = await unit.one(SELECT_EXTERNAL, external_id=request.external_id)
@@ -100,7 +105,7 @@ def _check(request: pb.RecordBookingRequest, unit: Unit) -> None:
 
 async def _values(request: pb.RecordBookingRequest, unit: Unit) -> dict[str, Any]:
     service = await unit.one(SERVICE_AND_ZONE, branch_id=request.branch_id, service_id=request.service_id)
-    await _check_known(unit, request.branch_id, request.staff_id, request.customer_id)
+    await check_known(unit, request.branch_id, request.staff_id, request.customer_id)
     if service is None:
         raise not_found("service", "service_id")
     starts_at = moment_of(request.starts_at)
@@ -126,6 +131,22 @@ async def _values(request: pb.RecordBookingRequest, unit: Unit) -> dict[str, Any
         "note": request.note or None,
         "cancel_reason": request.cancel_reason or None,
         "cancelled_at": moment_of(request.cancelled_at) if request.HasField("cancelled_at") else None,
+        "lines": None,
+        "change_policy": None,
+        "package_id": None,
+        "package_name": None,
+        "products": None,
+        "deposit_amount": None,
+        "deposit_status": "none",
+        "deposit_authorization_id": None,
+        "deposit_waived_reason": None,
+        "fee_amount": None,
+        "fee_waived_reason": None,
+        "change_count": 0,
+        "renewals": 0,
+        "updated_at": None,
+        "overlap_allowed": False,
+        "overbook_reason": None,
         "external_id": request.external_id if request.HasField("external_id") else None,
         # The first version was the confirmed one.
         "version": 2,
@@ -161,7 +182,7 @@ def _tell(unit: Unit, row: asyncpg.Record, booking: pb.Booking) -> None:
     count(unit, row["status"])
 
 
-async def _check_known(unit: Unit, branch_id: str | None, staff_id: str | None, customer_id: str | None) -> None:
+async def check_known(unit: Unit, branch_id: str | None, staff_id: str | None, customer_id: str | None) -> None:
     """Raise Absent or Refusal NOT_FOUND for the first of these that does not exist."""
     row = await unit.one(KNOWN, branch_id=branch_id, staff_id=staff_id, customer_id=customer_id)
     assert row is not None
@@ -176,6 +197,16 @@ async def _check_known(unit: Unit, branch_id: str | None, staff_id: str | None, 
 # --- lists ---
 
 FILTERS = ("branch_id", "staff_id", "customer_id")
+GROUPS = {"class_session_id": ("class session", class_sessions), "series_id": ("series", booking_series)}
+"""Filters by what a booking was made with: what that is called, and where it is kept."""
+
+
+KNOWN_GROUPS = {
+    name: prepare(
+        sa.select(table.c.id).where(table.c.chain_id == sa.bindparam("chain_id"), table.c.id == sa.bindparam("id"))
+    )
+    for name, (_, table) in GROUPS.items()
+}
 
 
 @prepared_once
@@ -183,7 +214,7 @@ def list_statement(filters: frozenset[str]) -> Prepared:
     """The statement of a list for the filters that are given: each is read from the index that serves it."""
     table = bookings
     query = sa.select(table).where(table.c.chain_id == sa.bindparam("chain_id"))
-    for name in FILTERS:
+    for name in (*FILTERS, *GROUPS):
         if name in filters:
             query = query.where(table.c[name] == sa.bindparam(name))
     if "allowed" in filters:
@@ -211,7 +242,7 @@ async def find(request: pb.ListBookingsRequest, unit: Unit) -> pb.ListBookingsRe
     parameters = _parameters(request, unit)
     after = after_key(request.page_token)
     if after is not None:
-        parameters["after_starts_at"], parameters["after_id"] = _moment_of_token(after[0]), after[1]
+        parameters["after_starts_at"], parameters["after_id"] = moment_of_token(after[0]), after[1]
     filters = set(parameters) - {"after_starts_at", "after_id"}
     statement = list_statement(frozenset(filters | ({"after"} if after is not None else set())))
     if "status" in parameters:
@@ -220,12 +251,21 @@ async def find(request: pb.ListBookingsRequest, unit: Unit) -> pb.ListBookingsRe
     if not rows:
         named = [getattr(request, name) if request.HasField(name) else None for name in FILTERS]  # type: ignore[arg-type]
         if any(named):
-            await _check_known(unit, *named)
+            await check_known(unit, *named)
+        await _check_groups(unit, parameters)
     page, token = split_page(rows, limit, lambda row: (row["starts_at"], row["id"]))
     return pb.ListBookingsResponse(bookings=[to_booking(row, unit.now) for row in page], next_page_token=token)
 
 
-def _moment_of_token(text: str) -> datetime:
+async def _check_groups(unit: Unit, parameters: Mapping[str, Any]) -> None:
+    """Raise Refusal NOT_FOUND for a class session or a series that does not exist."""
+    for name, (kind, _) in GROUPS.items():
+        if name in parameters and not await unit.value(KNOWN_GROUPS[name], id=parameters[name]):
+            raise not_found(kind, name)
+
+
+def moment_of_token(text: str) -> datetime:
+    """The moment in a page token. Raises Refusal INVALID_REQUEST for a token that is not ours."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -239,7 +279,7 @@ def _parameters(request: pb.ListBookingsRequest, unit: Unit) -> dict[str, Any]:
     """The filters that are given, by name. Raises Refusal INVALID_REQUEST for an empty stretch of time."""
     parameters: dict[str, Any] = {
         name: getattr(request, name)
-        for name in FILTERS
+        for name in (*FILTERS, *GROUPS)
         if request.HasField(name)  # type: ignore[arg-type]
     }
     if request.status:

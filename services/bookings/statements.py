@@ -4,64 +4,139 @@ from __future__ import annotations
 
 from chassis.db import prepare_sql
 
-# All that decides about a service's time at a branch: branch, service, customer, the person named, everybody who could
-# do it with their shifts, their busy days, and holds that ran out but still stand in those days. Always one row.
-# Ranges are compared as plain dates and moments: operators on ranges would lose their index under row-level security.
-READ_TIMES = prepare_sql(
+# --- what decides about a branch's time, as board.py keeps it ---
+
+READ_VERSIONS = prepare_sql(
     """
-select b.id as branch_id, b.time_zone, b.opening_hours, b.holidays, b.active as branch_active,
-  s.id as service_id, s.name as service_name, s.duration_minutes, s.buffer_before_minutes, s.buffer_after_minutes,
-  s.active as service_active, s.currency,
-  coalesce((
-    select p.amount from unnest(s.price_branch_ids, s.price_branch_amounts) as p(branch_id, amount)
-    where p.branch_id = $2::uuid
-  ), s.price_amount) as price_amount,
-  cardinality(s.branch_ids) = 0 or $2::uuid = any(s.branch_ids) as offered,
-  c.id as customer_id,
-  n.id as staff_id, n.active as staff_active, $2::uuid = any(n.branch_ids) as staff_here,
-  n.skills @> s.required_skills as staff_able,
-  w.staff_ids, w.from_days, w.until_days, w.weeks,
-  d.busy_staff_ids, d.busy_days, d.busy,
-  h.held_ids, h.held_staff_ids, h.held_from, h.held_until
+select coalesce((select version from board_versions where chain_id = $1::uuid and branch_id = $3::uuid), 0)
+    as chain_version,
+  coalesce((select version from board_versions where chain_id = $1::uuid and branch_id = $2::uuid), 0)
+    as branch_version
+from (values ('00000000-0000-0000-0000-000000000000'::uuid)) as none(id)
+""".replace("$3::uuid", "none.id"),
+    "chain_id",
+    "branch_id",
+    name="select_board_versions",
+)
+READ_BRANCH = prepare_sql(
+    """
+select b.time_zone, b.opening_hours, b.holidays, b.swapped_days, b.active, p.policy, p.version as policy_version
+from branches b left join booking_policies p on p.chain_id = b.chain_id
+where b.chain_id = $1::uuid and b.id = $2::uuid
+""",
+    "chain_id",
+    "branch_id",
+)
+# The chain's whole catalogue: bounded by what a chain can sensibly sell.
+READ_SERVICES = prepare_sql("select * from services where chain_id = $1::uuid order by id limit 5000", "chain_id")
+# Everybody who works here, or has shifts here from before.
+READ_PEOPLE = prepare_sql(
+    """
+select * from staff p where p.chain_id = $1::uuid and ($2::uuid = any(p.branch_ids) or exists (
+  select from shifts w where w.chain_id = p.chain_id and w.branch_id = $2::uuid and w.staff_id = p.id))
+order by p.id limit 2000
+""",
+    "chain_id",
+    "branch_id",
+)
+READ_SHIFTS = prepare_sql(
+    """
+select staff_id, from_date - date '1970-01-01' as from_day, until_date - date '1970-01-01' as until_day, week
+from shifts where chain_id = $1::uuid and branch_id = $2::uuid and (until_date is null or until_date >= $3::date)
+""",
+    "chain_id",
+    "branch_id",
+    "since",
+)
+READ_DATED = prepare_sql(
+    """
+select staff_id, day - date '1970-01-01' as day, week
+from dated_shifts where chain_id = $1::uuid and branch_id = $2::uuid and day >= $3::date
+""",
+    "chain_id",
+    "branch_id",
+    "since",
+)
+READ_LEAVES = prepare_sql(
+    """
+select staff_id, starts_at, ends_at from leaves
+where chain_id = $1::uuid and staff_id = any($2::uuid[]) and ends_at > $3::date::timestamptz and status = 'approved'
+""",
+    "chain_id",
+    "ids",
+    "since",
+)
+# A unit of a type that is given up is not given to anybody.
+READ_THINGS = prepare_sql(
+    """
+select r.id, r.name, r.resource_type_id, r.active and t.active as active
+from resources r join resource_types t on t.chain_id = r.chain_id and t.id = r.resource_type_id
+where r.chain_id = $1::uuid and r.branch_id = $2::uuid order by r.id limit 5000
+""",
+    "chain_id",
+    "branch_id",
+)
+READ_TYPES = prepare_sql("select id, name from resource_types where chain_id = $1::uuid limit 5000", "chain_id")
+READ_BLOCKS = prepare_sql(
+    """
+select resource_id, starts_at, ends_at from resource_blocks
+where chain_id = $1::uuid and branch_id = $2::uuid and ends_at > $3::date::timestamptz
+""",
+    "chain_id",
+    "branch_id",
+    "since",
+)
+
+# --- what is taken ---
+
+# Busy time of people, things and customers, the versions of what else decides, and holds that ran out but still stand
+# in that time: all in one snapshot. Always one row. Ranges are compared as plain dates and moments: operators on ranges
+# would lose their index under row-level security.
+READ_BUSY = prepare_sql(
+    """
+select
+  coalesce((select version from board_versions
+    where chain_id = $1::uuid and branch_id = '00000000-0000-0000-0000-000000000000'), 0) as chain_version,
+  coalesce((select version from board_versions where chain_id = $1::uuid and branch_id = $2::uuid), 0)
+    as branch_version,
+  (select array_agg(c.id::text) from customers c where c.chain_id = $1::uuid and c.id = any($3::uuid[]))
+    as customer_ids,
+  d.busy_ids, d.busy_days, d.busy,
+  h.held_ids, h.held_resource_ids, h.held_from, h.held_until
 from (values (1)) as one
-left join branches b on b.chain_id = $1::uuid and b.id = $2::uuid
-left join services s on s.chain_id = $1::uuid and s.id = $3::uuid
-left join staff n on n.chain_id = $1::uuid and n.id = $4::uuid
-left join customers c on c.chain_id = $1::uuid and c.id = $5::uuid
 cross join lateral (
-  select array_agg(w.staff_id) as ids, array_agg(w.staff_id::text) as staff_ids,
-    array_agg(w.from_date - date '1970-01-01') as from_days,
-    array_agg(w.until_date - date '1970-01-01') as until_days, array_agg(w.week) as weeks
-  from shifts w join staff p on p.chain_id = w.chain_id and p.id = w.staff_id
-  where w.chain_id = $1::uuid and w.branch_id = $2::uuid and ($4::uuid is null or w.staff_id = $4::uuid)
-    and w.from_date <= $7::date and (w.until_date is null or w.until_date >= $6::date)
-    and p.active and $2::uuid = any(p.branch_ids) and p.skills @> s.required_skills
-) w
-cross join lateral (
-  select array_agg(d.staff_id::text) as busy_staff_ids, array_agg(d.day - date '1970-01-01') as busy_days,
+  select array_agg(d.resource_id::text) as busy_ids, array_agg(d.day - date '1970-01-01') as busy_days,
     array_agg(d.busy) as busy
-  from staff_days d
-  where d.chain_id = $1::uuid and d.staff_id = any(w.ids) and d.day >= $8::date and d.day <= $9::date
+  from resource_days d
+  where d.chain_id = $1::uuid and d.resource_id = any($4::uuid[]) and d.day >= $5::date and d.day <= $6::date
 ) d
 cross join lateral (
-  select array_agg(a.booking_id::text) as held_ids, array_agg(a.staff_id::text) as held_staff_ids,
+  select array_agg(a.booking_id::text) as held_ids, array_agg(a.resource_id::text) as held_resource_ids,
     array_agg(a.starts_at) as held_from, array_agg(a.ends_at) as held_until
   from allocations a
-  where a.chain_id = $1::uuid and a.expires_at <= $10::timestamptz and a.staff_id = any(w.ids)
-    and a.starts_at < ($9::date + 1) and a.ends_at > $8::date
+  where a.chain_id = $1::uuid and a.expires_at <= $7::timestamptz and a.resource_id = any($4::uuid[]) and a.guarded
+    and a.starts_at < ($6::date + 1) and a.ends_at > $5::date
 ) h
 """,
     "chain_id",
     "branch_id",
-    "service_id",
-    "staff_id",
-    "customer_id",
-    "first_date",
-    "last_date",
+    "customer_ids",
+    "ids",
     "first_day",
     "last_day",
     "now",
+    name="select_resource_days",
 )
+
+# The same for some days only, which may lie far apart.
+READ_BUSY_ON_DAYS = prepare_sql(
+    READ_BUSY.sql.replace("d.day >= $5::date and d.day <= $6::date", "d.day = any($8::date[])"),
+    *READ_BUSY.names,
+    "days",
+    name="select_resource_days",
+)
+
+# --- taking and giving back ---
 
 NEW_BOOKING = (
     "id",
@@ -74,6 +149,11 @@ NEW_BOOKING = (
     "ends_at",
     "buffer_before_minutes",
     "buffer_after_minutes",
+    "lines",
+    "change_policy",
+    "package_id",
+    "package_name",
+    "products",
     "price_amount",
     "currency",
     "service_name",
@@ -81,86 +161,136 @@ NEW_BOOKING = (
     "expires_at",
     "source",
     "note",
+    "deposit_amount",
+    "deposit_status",
+    "deposit_waived_reason",
+    "overlap_allowed",
+    "overbook_reason",
+    "class_session_id",
+    "seats",
+    "series_id",
+    "waiting_entry_id",
     "version",
     "created_at",
 )
 
-# Take the bits, and only when all of them were free write down whose they are and the booking. It answers the days
-# whose bits were taken: when days are missing, somebody else was faster, and the caller gives back what it got. Rows
-# are taken in the order of days, as everywhere.
+_TYPES = {
+    "bigint": ("price_amount", "version", "deposit_amount"),
+    "integer": ("buffer_before_minutes", "buffer_after_minutes", "seats"),
+    "timestamptz": ("starts_at", "ends_at", "expires_at", "created_at"),
+    "uuid": (
+        "id",
+        "branch_id",
+        "service_id",
+        "customer_id",
+        "staff_id",
+        "package_id",
+        "class_session_id",
+        "series_id",
+        "waiting_entry_id",
+    ),
+    "bytea": ("lines", "change_policy", "products"),
+    "boolean": ("overlap_allowed",),
+}
+_TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names}
+_VALUES = ", ".join(f"${n}::{_TYPE_OF.get(name, 'text')}" for n, name in enumerate(NEW_BOOKING, start=9))
+
+# Take the bits, and only when all of them were free write down whose they are and the booking. It answers those whose
+# bits were taken: when some are missing, somebody else was faster, and the caller gives back what it got. Rows are
+# taken by resource and day, as everywhere.
 CLAIM = prepare_sql(
-    """
+    f"""
 with claimed as (
-  insert into staff_days (chain_id, staff_id, day, busy)
-  select $1::uuid, $6::uuid, w.day, w.mask from unnest($21::date[], $22::bit(288)[]) as w(day, mask) order by w.day
-  on conflict (chain_id, staff_id, day) do update set busy = staff_days.busy | excluded.busy
-  where staff_days.busy & excluded.busy = 0::bit(288)
-  returning day
+  insert into resource_days (chain_id, resource_id, day, busy)
+  select $1::uuid, w.resource_id, w.day, w.mask
+  from unnest($2::uuid[], $3::date[], $4::bit(288)[]) as w(resource_id, day, mask) order by w.resource_id, w.day
+  on conflict (chain_id, resource_id, day) do update set busy = resource_days.busy | excluded.busy
+  where resource_days.busy & excluded.busy = 0::bit(288)
+  returning resource_id, day
 ), complete as (
-  select 1 from claimed having count(*) = cardinality($21::date[])
+  select 1 from claimed having count(*) = cardinality($2::uuid[])
 ), allocated as (
-  insert into allocations (chain_id, booking_id, staff_id, starts_at, ends_at, expires_at)
-  select $1::uuid, $2::uuid, $6::uuid, $23::timestamptz, $24::timestamptz, $16::timestamptz from complete
+  insert into allocations (chain_id, booking_id, resource_id, starts_at, ends_at, expires_at, guarded)
+  select $1::uuid, $9::uuid, a.resource_id, a.starts_at, a.ends_at, ${9 + NEW_BOOKING.index("expires_at")}::timestamptz,
+    a.guarded
+  from unnest($5::uuid[], $6::timestamptz[], $7::timestamptz[], $8::boolean[])
+    as a(resource_id, starts_at, ends_at, guarded), complete
 ), booked as (
-  insert into bookings (chain_id, id, branch_id, service_id, customer_id, staff_id, status, starts_at, ends_at,
-    buffer_before_minutes, buffer_after_minutes, price_amount, currency, service_name, time_zone, expires_at, source,
-    note, version, created_at)
-  select $1::uuid, $2::uuid, $3::uuid, $4::uuid, $5::uuid, $6::uuid, $7::text, $8::timestamptz, $9::timestamptz,
-    $10::integer, $11::integer, $12::bigint, $13::text, $14::text, $15::text, $16::timestamptz, $17::text, $18::text,
-    $19::bigint, $20::timestamptz
-  from complete
+  insert into bookings (chain_id, {", ".join(NEW_BOOKING)}) select $1::uuid, {_VALUES} from complete
 )
-select array_agg(day) as days from claimed
+select array_agg(resource_id::text) as resource_ids, array_agg(day) as days from claimed
+""",  # noqa: S608 - constants only
+    "chain_id",
+    "mask_ids",
+    "mask_days",
+    "masks",
+    "taken_ids",
+    "taken_from",
+    "taken_until",
+    "taken_guarded",
+    *NEW_BOOKING,
+    name="insert_bookings",
+)
+
+# The time of bookings, or of whatever else owns time, that move.
+ALLOCATE = prepare_sql(
+    """
+insert into allocations (chain_id, booking_id, resource_id, starts_at, ends_at, expires_at, guarded)
+select $1::uuid, a.owner_id, a.resource_id, a.starts_at, a.ends_at, a.expires_at, a.guarded
+from unnest($2::uuid[], $3::timestamptz[], $4::uuid[], $5::timestamptz[], $6::timestamptz[], $7::boolean[])
+  as a(owner_id, expires_at, resource_id, starts_at, ends_at, guarded)
 """,
     "chain_id",
-    *NEW_BOOKING,
-    "days",
-    "masks",
-    "occupied_from",
-    "occupied_until",
+    "ids",
+    "expiries",
+    "taken_ids",
+    "taken_from",
+    "taken_until",
+    "taken_guarded",
 )
 
 # Days that a move needs, made where they are missing, then locked in one order for everybody.
 ENSURE_DAYS = prepare_sql(
     """
-insert into staff_days (chain_id, staff_id, day, busy)
-select $1::uuid, w.staff_id, w.day, 0::bit(288) from unnest($2::uuid[], $3::date[]) as w(staff_id, day)
-order by w.staff_id, w.day
+insert into resource_days (chain_id, resource_id, day, busy)
+select $1::uuid, w.resource_id, w.day, 0::bit(288) from unnest($2::uuid[], $3::date[]) as w(resource_id, day)
+order by w.resource_id, w.day
 on conflict do nothing
 """,
     "chain_id",
-    "staff_ids",
+    "resource_ids",
     "days",
 )
 LOCK_DAYS = prepare_sql(
     """
-select d.staff_id::text as staff_id, d.day, d.busy
-from staff_days d join unnest($2::uuid[], $3::date[]) as w(staff_id, day) on d.staff_id = w.staff_id and d.day = w.day
+select d.resource_id::text as resource_id, d.day, d.busy
+from resource_days d
+join unnest($2::uuid[], $3::date[]) as w(resource_id, day) on d.resource_id = w.resource_id and d.day = w.day
 where d.chain_id = $1::uuid
-order by d.staff_id, d.day
+order by d.resource_id, d.day
 for update of d
 """,
     "chain_id",
-    "staff_ids",
+    "resource_ids",
     "days",
 )
 # The mask's bits out first, then the other mask's bits in.
 CHANGE_DAYS = prepare_sql(
     """
 with wanted as (
-  select d.staff_id, d.day, w.mask_out, w.mask_into
-  from staff_days d
-  join unnest($2::uuid[], $3::date[], $4::bit(288)[], $5::bit(288)[]) as w(staff_id, day, mask_out, mask_into)
-    on d.staff_id = w.staff_id and d.day = w.day
+  select d.resource_id, d.day, w.mask_out, w.mask_into
+  from resource_days d
+  join unnest($2::uuid[], $3::date[], $4::bit(288)[], $5::bit(288)[]) as w(resource_id, day, mask_out, mask_into)
+    on d.resource_id = w.resource_id and d.day = w.day
   where d.chain_id = $1::uuid
-  order by d.staff_id, d.day
+  order by d.resource_id, d.day
   for update of d
 )
-update staff_days d set busy = (d.busy & ~w.mask_out) | w.mask_into
-from wanted w where d.chain_id = $1::uuid and d.staff_id = w.staff_id and d.day = w.day
+update resource_days d set busy = (d.busy & ~w.mask_out) | w.mask_into
+from wanted w where d.chain_id = $1::uuid and d.resource_id = w.resource_id and d.day = w.day
 """,
     "chain_id",
-    "staff_ids",
+    "resource_ids",
     "days",
     "masks_out",
     "masks_into",

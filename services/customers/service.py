@@ -249,8 +249,7 @@ def _external_id_taken() -> Refusal:
 
 SERVICE = Service(
     name="customers",
-    descriptor=pb.DESCRIPTOR.services_by_name["Customers"],
-    servicer=Customers,
+    servicers=[(pb.DESCRIPTOR.services_by_name["Customers"], Customers)],
     subscriptions=on,
     fetchers={"branch": fetch_branch, "staff": fetch_staff},
 )

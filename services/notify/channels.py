@@ -36,6 +36,14 @@ class PermanentFailure(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Invitation:
+    """What a calendar program is to do with a message: an iCalendar method, and the calendar it is for."""
+
+    method: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Outgoing:
     """A message on its way. `address` is None where the channel needs none."""
 
@@ -44,6 +52,7 @@ class Outgoing:
     subject: str
     body: str
     language: str
+    invitation: Invitation | None = None
 
 
 class Channel(Protocol):
@@ -130,8 +139,17 @@ class EmailChannel:
         content["Auto-Submitted"] = "auto-generated"
         # It replaces all headers that begin with Content-.
         content.set_content(message.body, charset="utf-8")
+        if message.invitation is not None:
+            _invite(content, message.invitation)
         content["Content-Language"] = message.language
         return content
+
+
+def _invite(content: EmailMessage, invitation: Invitation) -> None:
+    """Put an invitation beside the text: once for programs that act on it (RFC 6047), once as a file for the others."""
+    text = invitation.content.decode()
+    content.add_alternative(text, subtype="calendar", charset="utf-8", params={"method": invitation.method})
+    content.add_attachment(invitation.content, maintype="application", subtype="ics", filename="appointment.ics")
 
 
 def _failure(problem: Exception) -> TemporaryFailure | PermanentFailure:

@@ -6,6 +6,7 @@ import asyncio
 import weakref
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from email.utils import parseaddr
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -13,10 +14,19 @@ from foyer.notify.v1 import notify_pb2 as pb
 
 from chassis import logs, metrics
 from chassis.codec import enum_numbers
+from chassis.icalendar import Party
 from chassis.unit import Unit, system_caller
 from services.notify import statements
-from services.notify.channels import Channel, Outgoing, PermanentFailure, TemporaryFailure, open_channels
+from services.notify.channels import (
+    Channel,
+    Invitation,
+    Outgoing,
+    PermanentFailure,
+    TemporaryFailure,
+    open_channels,
+)
 from services.notify.domain import MOST_ATTEMPTS, mask_addresses, retry_at
+from services.notify.invitations import invitation_of
 
 if TYPE_CHECKING:
     from chassis.app import Context
@@ -79,7 +89,8 @@ async def _deliver(context: Context, channels: Mapping[str, Channel], row: async
         if row["attempts"] > MOST_ATTEMPTS:
             # Each time it was taken, the process died before it could tell the outcome.
             raise PermanentFailure("never came to an end")
-        outgoing = Outgoing(row["id"], row["address"], row["subject"], row["body"], row["language"])
+        invitation = await asyncio.to_thread(_invitation, row, context.settings.mail_from)
+        outgoing = Outgoing(row["id"], row["address"], row["subject"], row["body"], row["language"], invitation)
         await channels[row["channel"]].send(outgoing)
     except TemporaryFailure as failure:
         reason = str(failure)
@@ -87,6 +98,16 @@ async def _deliver(context: Context, channels: Mapping[str, Channel], row: async
         reason, final = str(failure), True
     async with context.store.unit(system_caller(context.name, row["chain_id"])) as unit:
         await _keep_outcome(unit, row, mask_addresses(reason) if reason is not None else None, final)
+
+
+def _invitation(row: asyncpg.Record, sender: str) -> Invitation | None:
+    """What goes along for the customer's calendar. It is the same however often the message is tried."""
+    facts = row["invited_to"]
+    if facts is None:
+        return None
+    customer = Party(row["address"], facts["customer"]["name"])
+    sender_address = parseaddr(sender)[1]
+    return invitation_of(row["event_type"], facts, customer, sender_address, row["language"], row["created_at"])
 
 
 async def _keep_outcome(unit: Unit, row: asyncpg.Record, reason: str | None, final: bool) -> None:

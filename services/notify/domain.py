@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from foyer.bookings.v1 import bookings_pb2
+from foyer.bookings.v1 import assignments_pb2, bookings_pb2, people_pb2, waiting_list_pb2
 from foyer.wallet.v1 import wallet_pb2
 from google.protobuf.message import Message
 
@@ -68,6 +68,9 @@ def _money(value: Any) -> dict[str, Any]:
 def _booking(event: Any) -> Notice:
     booking = event.booking
     facts = {
+        "id": booking.id,
+        "version": booking.version,
+        "services": " + ".join(line.service_name for line in booking.lines) or booking.service_name,
         "service_name": booking.service_name,
         "starts_at": _time(booking.starts_at),
         "ends_at": _time(booking.ends_at),
@@ -83,6 +86,18 @@ def _booking_rescheduled(event: bookings_pb2.BookingRescheduled) -> Notice | Non
         return None
     notice = _booking(event)
     notice.facts["booking"]["previous_starts_at"] = _time(event.previous_starts_at)
+    return notice
+
+
+def _booking_reassigned(event: people_pb2.BookingReassigned) -> Notice | None:
+    """Of somebody who only helps nobody is told, nor of a time that was never promised."""
+    is_held = event.booking.status == bookings_pb2.BOOKING_STATUS_HELD
+    return None if is_held or event.staff_id != event.booking.staff_id else _booking(event)
+
+
+def _waiting_list_offered(event: waiting_list_pb2.WaitingListOffered) -> Notice:
+    notice = _booking(event)
+    notice.facts["booking"]["offer_ends_at"] = _time(event.expires_at)
     return notice
 
 
@@ -115,7 +130,10 @@ def _charge_refunded(event: wallet_pb2.ChargeRefunded) -> Notice:
 NOTICES: Mapping[type[Message], Callable[[Any], Notice | None]] = {
     bookings_pb2.BookingConfirmed: _booking,
     bookings_pb2.BookingRescheduled: _booking_rescheduled,
+    people_pb2.BookingReassigned: _booking_reassigned,
     bookings_pb2.BookingCancelled: _booking_cancelled,
+    assignments_pb2.BookingExtended: _booking,
+    waiting_list_pb2.WaitingListOffered: _waiting_list_offered,
     bookings_pb2.BookingMissed: _booking,
     bookings_pb2.BookingCompleted: _booking,
     wallet_pb2.TopUpCredited: _top_up_credited,
@@ -151,7 +169,10 @@ _BOOKING = (
 VARIABLES: Mapping[str, tuple[str, ...]] = {
     "booking.confirmed": _BOOKING,
     "booking.rescheduled": (*_BOOKING, "booking.previous_date", "booking.previous_time"),
+    "booking.reassigned": _BOOKING,
     "booking.cancelled": (*_BOOKING, "booking.cancel_reason"),
+    "booking.extended": _BOOKING,
+    "waiting_list.offered": (*_BOOKING, "booking.offer_date", "booking.offer_time"),
     "booking.missed": _BOOKING,
     "booking.completed": _BOOKING,
     "top_up.credited": (*_EVERYWHERE, "top_up.amount", "top_up.gift", "wallet.available"),
@@ -173,6 +194,8 @@ def variables_of(event_type: str, facts: Mapping[str, Any], language: str) -> di
 _MOMENTS = {"date": "starts_at", "time": "starts_at", "end_time": "ends_at"} | {
     "previous_date": "previous_starts_at",
     "previous_time": "previous_starts_at",
+    "offer_date": "offer_ends_at",
+    "offer_time": "offer_ends_at",
 }
 
 
@@ -249,6 +272,7 @@ def sample_facts(event_type: str, language: str) -> dict[str, Any]:
             "starts_at": starts_at.isoformat(),
             "ends_at": (starts_at + timedelta(minutes=45)).isoformat(),
             "previous_starts_at": (starts_at - timedelta(days=1)).isoformat(),
+            "offer_ends_at": (starts_at - timedelta(hours=20)).isoformat(),
             "time_zone": "UTC",
             "price": {"amount": 12800, "currency": currency},
             "cancel_reason": "临时有事" if zh else "something came up",

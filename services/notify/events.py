@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from foyer.access.v1 import access_pb2, access_pb2_grpc
 from foyer.access.v1.access_pb2 import BranchCreated, BranchUpdated, ChainCreated, ChainUpdated
 from foyer.bookings.v1 import bookings_pb2, bookings_pb2_grpc
+from foyer.bookings.v1.assignments_pb2 import BookingExtended
 from foyer.bookings.v1.bookings_pb2 import (
     BookingCancelled,
     BookingCompleted,
@@ -17,6 +18,8 @@ from foyer.bookings.v1.bookings_pb2 import (
     StaffCreated,
     StaffUpdated,
 )
+from foyer.bookings.v1.people_pb2 import BookingReassigned
+from foyer.bookings.v1.waiting_list_pb2 import WaitingListOffered
 from foyer.customers.v1 import customers_pb2, customers_pb2_grpc
 from foyer.customers.v1.customers_pb2 import CustomerCreated, CustomerUpdated
 from foyer.wallet.v1.wallet_pb2 import ChargeRefunded, TopUpCredited, WalletCharged
@@ -39,6 +42,9 @@ on = Subscriptions()
 @on.batch(
     BookingConfirmed,
     BookingRescheduled,
+    BookingReassigned,
+    BookingExtended,
+    WaitingListOffered,
     BookingCancelled,
     BookingMissed,
     BookingCompleted,

@@ -46,6 +46,8 @@ templates = sa.Table(
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("enabled", sa.Boolean, nullable=False),
+    # The appointment goes along, where the event and the channel can bring it.
+    sa.Column("invitation", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("created_at", time_type(), nullable=False),
     sa.UniqueConstraint("chain_id", "event_type", "channel", "language", "version", name="templates_version"),
 )
@@ -74,6 +76,8 @@ messages = sa.Table(
     # When it is tried next. While somebody sends it: when that somebody is taken for dead.
     sa.Column("due_at", time_type(), nullable=False),
     sa.Column("sent_at", time_type()),
+    # The appointment goes along with it.
+    sa.Column("invitation", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("chain_id", "event_id", "channel", name="messages_once"),
     sa.CheckConstraint("status in ('queued', 'sent', 'failed')", name="messages_status"),
 )

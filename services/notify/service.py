@@ -17,6 +17,7 @@ from chassis.unit import UUID_PATTERN, Absent, Unit
 from services.notify import delivery, statements
 from services.notify.domain import VARIABLES, mask_address, sample_facts, variables_of
 from services.notify.events import FETCHERS, on
+from services.notify.invitations import METHODS, is_possible
 from services.notify.readymade import Key, readymade
 from services.notify.rendering import TemplateProblem, problems, render
 from services.notify.writing import templates_in_force
@@ -98,6 +99,7 @@ class Notify:
             subject=request.subject,
             body=request.body,
             enabled=request.enabled if request.HasField("enabled") else True,
+            invitation=_invitation(request, channel),
             now=unit.now,
         )
         assert row is not None
@@ -155,6 +157,15 @@ def _key(row: asyncpg.Record) -> Key:
     return row["event_type"], row["channel"], row["language"]
 
 
+def _invitation(request: pb.CreateTemplateRequest, channel: str) -> bool:
+    """Whether messages of a new template bring the appointment. Refuses what never does."""
+    possible = is_possible(request.event_type, channel)
+    if request.invitation and not possible:
+        message = f"is for e-mails of {', '.join(METHODS)} only"
+        raise invalid(FieldError("invitation", "choice", message, f"仅适用于以下事件的邮件：{'、'.join(METHODS)}"))
+    return possible and (request.invitation or not request.HasField("invitation"))
+
+
 def _template(row: asyncpg.Record) -> pb.Template:
     template = _to_template(row)
     template.variables.extend(VARIABLES[row["event_type"]])
@@ -171,6 +182,7 @@ def _ready_template(key: Key) -> pb.Template:
         subject=text.subject,
         body=text.body,
         enabled=True,
+        invitation=is_possible(event_type, channel),
         variables=VARIABLES[event_type],
     )
 
@@ -210,8 +222,7 @@ async def _real_facts(request: pb.PreviewTemplateRequest, unit: Unit) -> dict[st
 
 SERVICE = Service(
     name="notify",
-    descriptor=pb.DESCRIPTOR.services_by_name["Notify"],
-    servicer=Notify,
+    servicers=[(pb.DESCRIPTOR.services_by_name["Notify"], Notify)],
     subscriptions=on,
     fetchers=FETCHERS,
     jobs=[Job(delivery.JOB, delivery.send_messages, every_seconds=SEND_SECONDS)],

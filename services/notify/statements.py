@@ -66,12 +66,13 @@ LOCK_TEMPLATE = prepare_sql("select pg_advisory_xact_lock(hashtextextended($1, 0
 
 CREATE_TEMPLATE = prepare_sql(
     """
-insert into templates (chain_id, id, event_type, channel, language, version, subject, body, enabled, created_at)
-select $1::uuid, $2::uuid, $3::text, $4::text, $5::text, coalesce(max(version), 0) + 1, $6, $7, $8, $9
+insert into templates (chain_id, id, event_type, channel, language, version, subject, body, enabled, invitation,
+  created_at)
+select $1::uuid, $2::uuid, $3::text, $4::text, $5::text, coalesce(max(version), 0) + 1, $6, $7, $8, $9, $10
 from templates where chain_id = $1::uuid and event_type = $3 and channel = $4 and language = $5
 returning *
 """,
-    *("chain_id", "id", "event_type", "channel", "language", "subject", "body", "enabled", "now"),
+    *("chain_id", "id", "event_type", "channel", "language", "subject", "body", "enabled", "invitation", "now"),
 )
 
 # --- messages ---
@@ -79,17 +80,17 @@ returning *
 WRITE_MESSAGES = prepare_sql(
     """
 insert into messages (chain_id, id, event_id, event_type, customer_id, branch_id, channel, address, language,
-  subject, body, facts, status, created_at, due_at)
+  subject, body, facts, invitation, status, created_at, due_at)
 select $1::uuid, m.id, m.event_id, m.event_type, m.customer_id, m.branch_id, m.channel, m.address, m.language,
-  m.subject, m.body, m.facts::jsonb, 'queued', $2::timestamptz, $2::timestamptz
+  m.subject, m.body, m.facts::jsonb, m.invitation, 'queued', $2::timestamptz, $2::timestamptz
 from unnest($3::uuid[], $4::uuid[], $5::text[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::text[],
-  $11::text[], $12::text[], $13::text[])
-  as m(id, event_id, event_type, customer_id, branch_id, channel, address, language, subject, body, facts)
+  $11::text[], $12::text[], $13::text[], $14::boolean[])
+  as m(id, event_id, event_type, customer_id, branch_id, channel, address, language, subject, body, facts, invitation)
 on conflict (chain_id, event_id, channel) do nothing
 returning channel
 """,
     *("chain_id", "now", "ids", "event_ids", "event_types", "customer_ids", "branch_ids", "channels", "addresses"),
-    *("languages", "subjects", "bodies", "facts"),
+    *("languages", "subjects", "bodies", "facts", "invitations"),
 )
 MESSAGE = prepare(sa.select(messages).where(messages.c.chain_id == _chain, messages.c.id == _id))
 NEWEST_FACTS = prepare(
@@ -136,7 +137,8 @@ with due as (
 )
 update messages m set attempts = attempts + 1, due_at = $2::timestamptz
 from due where m.chain_id = due.chain_id and m.id = due.id
-returning m.chain_id, m.id, m.customer_id, m.event_type, m.channel, m.address, m.language, m.subject, m.body, m.attempts
+returning m.chain_id, m.id, m.customer_id, m.event_type, m.channel, m.address, m.language, m.subject, m.body,
+  m.attempts, m.created_at, case when m.invitation then m.facts end as invited_to
 """,
     *("now", "lease_ends_at", "most"),
 )

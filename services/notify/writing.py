@@ -14,12 +14,13 @@ from chassis.ids import new_id
 from chassis.unit import Absent, Unit
 from services.notify import delivery, statements
 from services.notify.domain import LANGUAGES, Notice, addresses_of, variables_of
+from services.notify.invitations import is_possible
 from services.notify.readymade import Key, Text, readymade
 from services.notify.rendering import Rendered, TemplateProblem, render
 
 COLUMNS = (
     *("ids", "event_ids", "event_types", "customer_ids", "branch_ids", "channels", "addresses"),
-    *("languages", "subjects", "bodies", "facts"),
+    *("languages", "subjects", "bodies", "facts", "invitations"),
 )
 
 log = logs.logger(__name__)
@@ -45,9 +46,10 @@ async def write_messages(unit: Unit, occasions: Sequence[Occasion]) -> None:
         facts = _facts(occasion.notice, card, names, unit.chain_id)
         language = card["language"] if card["language"] in LANGUAGES else LANGUAGES[0]
         for channel, address in addresses_of(card["email"]).items():
-            text = _text((occasion.event_type, channel, language), facts, own)
+            key = (occasion.event_type, channel, language)
+            text = _text(key, facts, own)
             if text is not None:
-                rows.append(_row(occasion, channel, address, language, text, facts))
+                rows.append((*_row(occasion, channel, address, language, text, facts), _invites(key, own)))
     if rows:
         await _insert(unit, rows)
 
@@ -105,6 +107,12 @@ def _text(key: Key, facts: Mapping[str, Any], own: Mapping[Key, asyncpg.Record])
         # It was checked when it was written, so its variables have changed since: better our words than none.
         log.warning("template cannot be used", event_type=event_type, problem=str(problem))
         return render(event_type, ready.subject, ready.body, variables)
+
+
+def _invites(key: Key, own: Mapping[Key, asyncpg.Record]) -> bool:
+    """Whether a message brings the appointment: where it can, unless the chain's template says otherwise."""
+    event_type, channel, _ = key
+    return is_possible(event_type, channel) and (key not in own or own[key]["invitation"])
 
 
 def _row(

@@ -190,8 +190,7 @@ async def _status(unit: Unit) -> pb.ReportsStatus:
 
 SERVICE = Service(
     name="reports",
-    descriptor=pb.DESCRIPTOR.services_by_name["Reports"],
-    servicer=Reports,
+    servicers=[(pb.DESCRIPTOR.services_by_name["Reports"], Reports)],
     subscriptions=on,
     fetchers={"branch": fetch_branch},
     jobs=[

@@ -12,13 +12,16 @@ from foyer.bookings.v1.bookings_pb2 import (
     ServiceCreated,
     StaffCreated,
 )
+from foyer.bookings.v1.people_pb2 import BookingReassigned
+from foyer.bookings.v1.policies_pb2 import BookingDepositKept, BookingDepositReleased, BookingDepositRequested
 from foyer.customers.v1.customers_pb2 import CustomerCreated, CustomerUpdated
 
 from chassis import logs, metrics
 from chassis.errors import Refusal
 from chassis.inbox import EventMeta, Subscriptions
+from chassis.money import money
 from chassis.unit import Unit
-from services.wallet import domain
+from services.wallet import deposit_requests, domain
 from services.wallet.movements import charge, lock
 from services.wallet.projections import keep_booking, keep_branch, keep_customer, keep_known
 from services.wallet.reads import POLICY
@@ -30,7 +33,8 @@ AUTO_CHARGES = metrics.counter(
 PAID_FOR = named("""
 select case
   when exists (select from charges
-    where chain_id = :chain_id::uuid and booking_id = :booking_id::uuid) then 'charged_before'
+    where chain_id = :chain_id::uuid and booking_id = :booking_id::uuid
+      and (:deposit_id::uuid is null or authorization_id is distinct from :deposit_id::uuid)) then 'charged_before'
   when exists (select from authorizations where chain_id = :chain_id::uuid and customer_id = :customer_id::uuid
     and status = 'authorized' and expires_at > :now::timestamptz and booking_id = :booking_id::uuid) then 'authorized'
   when exists (select from payments where chain_id = :chain_id::uuid and customer_id = :customer_id::uuid
@@ -94,32 +98,55 @@ async def booking_confirmed(event: BookingConfirmed, meta: EventMeta, unit: Unit
 async def booking_rescheduled(event: BookingRescheduled, meta: EventMeta, unit: Unit) -> None:  # noqa: ARG001
     """Know whom the booking is with now."""
     await keep_booking(unit, event.booking)
+    await deposit_requests.rescheduled(event.booking, unit)
+
+
+@on(BookingReassigned)
+async def booking_reassigned(event: BookingReassigned, meta: EventMeta, unit: Unit) -> None:  # noqa: ARG001
+    """Know whom the booking is with now."""
+    await keep_booking(unit, event.booking)
+
+
+on(BookingDepositRequested)(deposit_requests.requested)
+on(BookingDepositReleased)(deposit_requests.released)
+on(BookingDepositKept)(deposit_requests.kept)
 
 
 @on(BookingCompleted)
 async def booking_completed(event: BookingCompleted, meta: EventMeta, unit: Unit) -> None:
-    """Charge the booking's price, where the chain's policy says so."""
+    """Charge the booking's deposit, and the rest of its price where the chain's policy says so."""
     await keep_booking(unit, event.booking)
+    deposit_id, by_deposit = await deposit_requests.completed(event.booking, unit)
     policy = await unit.one(POLICY)
     if policy is None or not policy["charge_on_completion"]:
         return
     recorded_afterwards = meta.time - meta.occurred_at > domain.AUTOMATIC_CHARGE_WITHIN
-    outcome = "recorded_afterwards" if recorded_afterwards else await charge_booking(unit, event.booking)
+    outcome = (
+        "recorded_afterwards"
+        if recorded_afterwards
+        else await charge_booking(unit, event.booking, deposit_id, by_deposit)
+    )
     if outcome != "charged":
         log.info("completed booking not charged", booking_id=event.booking_id, outcome=outcome)
     unit.after_commit(AUTO_CHARGES.labels(outcome).inc)
 
 
-async def charge_booking(unit: Unit, booking: Booking) -> str:
-    """Charge a booking's price unless it was paid for; answers `charged`, or why it was not."""
-    if booking.price.amount <= 0:
-        return "free"
+async def charge_booking(unit: Unit, booking: Booking, deposit_id: str | None = None, by_deposit: int = 0) -> str:
+    """Charge a booking's price unless it was paid for; answers `charged`, or why it was not.
+
+    `by_deposit` of it, in minor units, was paid by the deposit that was set aside as the authorization `deposit_id`.
+    """
+    price = money(booking.price.amount - by_deposit, booking.price.currency)
+    if price.amount <= 0:
+        return "paid_by_deposit" if by_deposit else "free"
     # Under the lock of the wallet, so that a charge for this booking made at this moment is seen.
     wallet = await lock(unit, booking.customer_id)
-    paid = await unit.value(PAID_FOR, booking_id=booking.id, customer_id=booking.customer_id, now=unit.now)
+    paid = await unit.value(
+        PAID_FOR, booking_id=booking.id, customer_id=booking.customer_id, deposit_id=deposit_id, now=unit.now
+    )
     if paid is not None:
         return str(paid)
-    if wallet.available.total < booking.price.amount:
+    if wallet.available.total < price.amount:
         return "insufficient"
     subject = {
         "customer_id": booking.customer_id,
@@ -131,7 +158,7 @@ async def charge_booking(unit: Unit, booking: Booking) -> str:
     }
     reason = booking.service_name or booking.id
     try:
-        await charge(unit, subject, booking.price, reason, automatic=True)
+        await charge(unit, subject, price, reason, automatic=True)
     except Refusal as refusal:
         return refusal.code.lower()
     return "charged"

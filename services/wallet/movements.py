@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -17,7 +17,7 @@ from chassis.ids import new_id
 from chassis.money import money
 from chassis.rows import enum_name
 from chassis.unit import Absent, Unit
-from services.wallet import domain, ledger
+from services.wallet import deposits, domain, ledger
 from services.wallet import statements as sql
 from services.wallet.domain import NOTHING, Parts, Wallet
 from services.wallet.reads import AUTHORIZATION, CHARGE_ROW, DEFAULT_ORDER, POLICY, balances, moment, read, wallet_of
@@ -81,6 +81,7 @@ async def release_expired(unit: Unit, customer_id: str) -> Wallet:
             _emit_released(
                 unit, row["id"], customer_id, money(row["released"], row["currency"]), row["booking_id"], True
             )
+            await deposits.closed(unit, row["booking_id"], row["id"], 0)
     return wallet_of(customer_id, rows[0])
 
 
@@ -244,12 +245,23 @@ async def authorize(unit: Unit, request: pb.AuthorizeWalletRequest) -> str:
     credited = await about(unit, subject)
     if credited["branch_id"] is not None:
         unit.check_branch(credited["branch_id"], "wallet.charge")
-    wallet = await lock(unit, request.customer_id.lower())
-    domain.check_currency(wallet.currency, amount=request.amount)
-    domain.need(request.amount.amount, wallet.available, wallet.currency)
+    expires_at = unit.now + timedelta(minutes=request.expires_in_minutes or domain.HOLD_MINUTES)
+    return await set_aside(unit, subject, credited, request.amount, request.reason, expires_at)
+
+
+async def set_aside(
+    unit: Unit, subject: Subject, credited: asyncpg.Record, amount: Money, reason: str, expires_at: datetime
+) -> str:
+    """Set money of a subject's customer aside until a moment; answers the authorization's id.
+
+    `credited` is what `about` told of the subject. Refuses INSUFFICIENT_FUNDS, CURRENCY_MISMATCH.
+    """
+    wallet = await lock(unit, str(subject["customer_id"]))
+    domain.check_currency(wallet.currency, amount=amount)
+    domain.need(amount.amount, wallet.available, wallet.currency)
     policy = await unit.one(POLICY)
     order = DEFAULT_ORDER if policy is None else policy["deduction_order"]
-    parts = domain.split(request.amount.amount, wallet.available, order)
+    parts = domain.split(amount.amount, wallet.available, order)
     authorization_id = new_id()
     await unit.run(
         sql.HOLD,
@@ -258,20 +270,20 @@ async def authorize(unit: Unit, request: pb.AuthorizeWalletRequest) -> str:
         principal=parts.principal,
         gift=parts.gift,
         currency=wallet.currency,
-        reason=request.reason,
+        reason=reason,
         booking_id=subject["booking_id"],
         branch_id=credited["branch_id"],
         staff_id=credited["staff_id"],
         service_id=credited["service_id"],
         time_zone=credited["time_zone"],
-        expires_at=unit.now + timedelta(minutes=request.expires_in_minutes or domain.HOLD_MINUTES),
+        expires_at=expires_at,
         now=unit.now,
     )
     unit.emit(
         pb.WalletAuthorized(
             authorization_id=authorization_id,
             customer_id=wallet.customer_id,
-            amount=request.amount,
+            amount=amount,
             booking_id=subject["booking_id"],
         )
     )
@@ -301,16 +313,16 @@ async def _lock_open(unit: Unit, id: str) -> tuple[asyncpg.Record, Wallet]:  # n
     return row, wallet
 
 
-async def capture(unit: Unit, request: pb.CaptureAuthorizationRequest) -> None:
+async def capture(unit: Unit, id: str, wanted: Money | None) -> None:  # noqa: A002
     """Charge what was set aside, or a part of it; the rest is let go.
 
     Refuses WRONG_STATE, TOO_MUCH, CURRENCY_MISMATCH.
     """
-    row, _ = await _lock_open(unit, request.id)
+    row, _ = await _lock_open(unit, id)
     amount: int | None = None
-    if request.HasField("amount"):
-        domain.check_currency(row["currency"], amount=request.amount)
-        amount = request.amount.amount
+    if wanted is not None:
+        domain.check_currency(row["currency"], amount=wanted)
+        amount = wanted.amount
     authorized = Parts(row["principal"], row["gift"])
     taken = domain.capture(amount, authorized, row["currency"])
     charge_id = new_id()
@@ -339,6 +351,7 @@ async def capture(unit: Unit, request: pb.CaptureAuthorizationRequest) -> None:
         row,
         row["booking_id"],
     )
+    await deposits.closed(unit, row["booking_id"], row["id"], taken.total)
 
 
 async def void(unit: Unit, id: str) -> None:  # noqa: A002
@@ -349,6 +362,7 @@ async def void(unit: Unit, id: str) -> None:  # noqa: A002
     )
     amount = money(row["principal"] + row["gift"], row["currency"])
     _emit_released(unit, row["id"], row["customer_id"], amount, row["booking_id"], False)
+    await deposits.closed(unit, row["booking_id"], row["id"], 0)
     count(unit, "void")
 
 

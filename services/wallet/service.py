@@ -185,7 +185,7 @@ class Wallet:
 
     async def capture_authorization(self, request: pb.CaptureAuthorizationRequest, unit: Unit) -> pb.Authorization:
         """Charge what was set aside."""
-        await movements.capture(unit, request)
+        await movements.capture(unit, request.id, request.amount if request.HasField("amount") else None)
         return await self._authorization(unit, request.id)
 
     async def void_authorization(self, request: pb.VoidAuthorizationRequest, unit: Unit) -> pb.Authorization:
@@ -248,8 +248,7 @@ def _moment(request: Message, name: str) -> datetime | None:
 
 SERVICE = Service(
     name="wallet",
-    descriptor=pb.DESCRIPTOR.services_by_name["Wallet"],
-    servicer=Wallet,
+    servicers=[(pb.DESCRIPTOR.services_by_name["Wallet"], Wallet)],
     subscriptions=on,
     fetchers=FETCHERS,
     jobs=JOBS,

@@ -50,6 +50,7 @@ def values(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
     simple: dict[int, st.SearchStrategy[Any]] = {
         FieldDescriptor.TYPE_STRING: TEXT,
         FieldDescriptor.TYPE_BOOL: st.booleans(),
+        FieldDescriptor.TYPE_DOUBLE: st.floats(allow_nan=False, allow_infinity=False),
         FieldDescriptor.TYPE_BYTES: st.binary(max_size=20),
     }
     return simple[field.type]

@@ -11,13 +11,14 @@ from typing import Any
 
 import asyncpg
 from foyer.access.v1.access_pb2 import Branch
+from foyer.bookings.v1 import assignments_pb2, people_pb2
 from foyer.bookings.v1 import bookings_pb2 as pb
 from foyer.common.v1.common_pb2 import Money, Weekday
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.access import Caller
-from chassis.clock import FrozenClock
+from chassis.clock import Clock, FrozenClock
 from chassis.db import migrate, prepare_sql
 from chassis.errors import Refusal
 from chassis.ids import new_id
@@ -25,11 +26,12 @@ from chassis.memory_bus import MemoryBus
 from chassis.settings import Settings
 from chassis.testing import Platform
 from chassis.unit import event_subject, system_caller
-from services.bookings import allocator, calendar
+from services.bookings import allocator
 from services.bookings.events import keep_branch, keep_customer
 from services.bookings.service import SERVICE
 from tools.servers import Servers
 
+CROWD = 80
 NOW = datetime(2026, 5, 4, 0, 0, tzinfo=UTC)  # a Monday; 08:00 in Shanghai
 EVENTS = {
     message.DESCRIPTOR.full_name.rpartition(".")[2]: message
@@ -43,6 +45,8 @@ EVENTS = {
         pb.BookingCancelled,
         pb.BookingMissed,
         pb.BookingExpired,
+        assignments_pb2.BookingExtended,
+        people_pb2.BookingReassigned,
     )
 }
 READ_EVENTS = prepare_sql(
@@ -50,21 +54,25 @@ READ_EVENTS = prepare_sql(
     "chain_id",
     "aggregate_id",
 )
-READ_DAYS = prepare_sql("select staff_id::text, day, busy from staff_days where chain_id = $1::uuid", "chain_id")
+READ_DAYS = prepare_sql("select resource_id::text, day, busy from resource_days where chain_id = $1::uuid", "chain_id")
 READ_ALLOCATIONS = prepare_sql(
-    "select booking_id::text, staff_id::text, starts_at, ends_at from allocations where chain_id = $1::uuid", "chain_id"
+    "select booking_id::text, resource_id::text, starts_at, ends_at, guarded from allocations"
+    " where chain_id = $1::uuid",
+    "chain_id",
 )
 
 
 @asynccontextmanager
-async def bookings_alone(servers: Servers, name: str) -> AsyncIterator[tuple[Platform, FrozenClock]]:
-    """The bookings service in this process, on a database of its own."""
+async def bookings_alone(
+    servers: Servers, name: str, clock: Clock | None = None
+) -> AsyncIterator[tuple[Platform, Any]]:
+    """The bookings service in this process, on a database of its own, with a clock that stands still or a given one."""
     template = f"{name}_{{service}}"
     environ = servers.make_databases(template, ["bookings"])
     environ["FOYER_SERVICE_ADDRESS"] = f"unix:{servers.directory}/{name}-{{service}}.sock"
     owner_url = environ["FOYER_OWNER_DATABASE_URL"].replace("{service}", "bookings")
     await asyncio.to_thread(migrate, owner_url, "bookings")
-    clock, bus = FrozenClock(NOW), MemoryBus()
+    clock, bus = clock or FrozenClock(NOW), MemoryBus()
     await bus.connect()
     async with Platform.start(Settings.from_environment(environ), [SERVICE], bus=bus, clock=clock) as platform:
         yield platform, clock
@@ -102,12 +110,16 @@ class Shop:
     customer: str = field(default_factory=new_id)
     service: str = ""
     staff: list[str] = field(default_factory=list)
+    crowd: list[str] = field(default_factory=lambda: [new_id() for _ in range(CROWD)])
+    """Customers who book when nobody is named: each time another one, for nobody can be in two places."""
+    turn: int = 0
 
     async def open(self, staff: int = 1, **service: Any) -> Shop:
         self.caller = self.platform.owner(time_zone=self.zone)
         await self.keep_branch()
         async with self.unit() as unit:
-            await keep_customer(unit, self.customer, "王小明", "zh", 1)
+            for identifier in (self.customer, *self.crowd):
+                await keep_customer(unit, identifier, "王小明", "zh", 1)
         self.service = await self.new_service(**service)
         for _ in range(staff):
             self.staff.append(await self.new_staff())
@@ -139,6 +151,14 @@ class Shop:
             return refusal
         raise AssertionError(f"{method} was not refused: {answer}")
 
+    async def outcome(self, request: Message, method: str = "CreateBooking") -> str:
+        """`done`, or the code of the refusal."""
+        try:
+            await self.call(method, request)
+        except Refusal as refusal:
+            return refusal.code
+        return "done"
+
     async def new_service(self, **changes: Any) -> str:
         values: dict[str, Any] = {"name": "Cut", "duration_minutes": 60, "price": yuan(12800), **changes}
         identifier: str = (await self.call("CreateService", pb.CreateServiceRequest(**values))).id
@@ -159,9 +179,10 @@ class Shop:
         values: dict[str, Any] = {
             "branch_id": self.branch,
             "service_id": self.service,
-            "customer_id": self.customer,
+            "customer_id": self.crowd[self.turn % CROWD],
             **more,
         }
+        self.turn += 1
         if staff is not None:
             values["staff_id"] = self.staff[staff]
         return pb.CreateBookingRequest(starts_at=stamp(starts_at), **values)
@@ -186,27 +207,25 @@ class Shop:
         async with self.unit() as unit:
             rows = await unit.all(READ_EVENTS, aggregate_id=aggregate_id)
         kinds = {_subject(message): message for message in EVENTS.values()}
-        return [(kinds[row["subject"]].FromString(row["body"]), row["occurred_at"]) for row in rows]
+        known = [row for row in rows if row["subject"] in kinds]
+        return [(kinds[row["subject"]].FromString(row["body"]), row["occurred_at"]) for row in known]
 
     async def told(self, aggregate_id: str) -> list[str]:
         return [type(event).DESCRIPTOR.name for event, _ in await self.events(aggregate_id)]
 
     async def check_time(self) -> int:
-        """That bits are exactly those of the allocations, and that these do not overlap; answers how many there are."""
+        """That bits are those of the allocations, which do not overlap; answers how many bookings have any."""
         async with self.unit() as unit:
             days = await unit.all(READ_DAYS)
             allocations: list[asyncpg.Record] = await unit.all(READ_ALLOCATIONS)
         expected: dict[tuple[str, Any], int] = {}
         for row in allocations:
-            taken = allocator.Taken(
-                row["staff_id"], calendar.last_step(row["starts_at"]), calendar.first_step(row["ends_at"])
-            )
-            for key, mask in taken.masks().items():
+            for key, mask in allocator.masks_of([allocator.Taken.of(row)]).items():
                 assert not expected.get(key, 0) & mask, "allocations overlap"
                 expected[key] = expected.get(key, 0) | mask
-        found = {(row["staff_id"], row["day"]): allocator.number(row["busy"]) for row in days}
+        found = {(row["resource_id"], row["day"]): allocator.number(row["busy"]) for row in days}
         assert {key: mask for key, mask in found.items() if mask} == expected
-        return len(allocations)
+        return len({row["booking_id"] for row in allocations})
 
 
 def _subject(message: Any) -> str:

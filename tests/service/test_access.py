@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from datetime import date
 
 import pytest
 from argon2 import PasswordHasher
 from foyer.access.v1 import access_pb2 as pb
-from foyer.common.v1.common_pb2 import WEEKDAY_MONDAY, WEEKDAY_TUESDAY
+from foyer.common.v1.common_pb2 import WEEKDAY_MONDAY, WEEKDAY_TUESDAY, WEEKDAY_WEDNESDAY
 
 from chassis.access import Caller
 from chassis.testing import Platform
@@ -205,6 +206,61 @@ async def test_all_that_is_wrong_with_a_branch_is_told_at_once(platform: Platfor
     )
     problem = await refused(platform.call("access", "UpdateBranch", request, owner))
     assert [error.field for error in problem.errors] == ["opening_hours.intervals[0].end_time", "holidays.days[0]"]
+
+
+async def test_make_up_days(platform: Platform) -> None:
+    _, owner = await open_chain(platform)
+    days = [
+        pb.SwappedDay(day="2026-10-10", follows=WEEKDAY_WEDNESDAY),
+        pb.SwappedDay(day="2026-09-20", follows=WEEKDAY_TUESDAY),
+    ]
+    made = await branch(platform, owner, "B", holidays=["2026-10-01"], swapped_days=days)
+    assert list(made.swapped_days) == days[::-1]
+    assert await platform.call("access", "GetBranch", pb.GetBranchRequest(id=made.id), owner) == made
+    wrong = [*days, days[0], *(pb.SwappedDay(day=day, follows=WEEKDAY_MONDAY) for day in ("2026-02-30", "2026-10-01"))]
+    problem = await refused(branch(platform, owner, time_zone="Mars/Base", holidays=["2026-10-01"], swapped_days=wrong))
+    assert [(error.field, error.code) for error in problem.errors] == [
+        ("time_zone", "time_zone"),
+        ("swapped_days[3].day", "date"),
+        ("swapped_days[2].day", "repeated"),
+        ("swapped_days[4].day", "holiday"),
+    ]
+    # What is not sent stays; a day cannot become one that is closed while it is a make-up day.
+    renamed = pb.UpdateBranchRequest(id=made.id, name="C")
+    assert list((await platform.call("access", "UpdateBranch", renamed, owner)).swapped_days) == days[::-1]
+    closed = pb.UpdateBranchRequest(id=made.id, holidays=pb.Days(days=["2026-10-10"]))
+    problem = await refused(platform.call("access", "UpdateBranch", closed, owner))
+    assert [(error.field, error.code) for error in problem.errors] == [("swapped_days.days[1].day", "holiday")]
+    both = pb.UpdateBranchRequest(
+        id=made.id, holidays=pb.Days(days=["2026-10-10"]), swapped_days=pb.SwappedDays(days=days[1:])
+    )
+    changed = await platform.call("access", "UpdateBranch", both, owner)
+    assert (list(changed.holidays), list(changed.swapped_days)) == (["2026-10-10"], days[1:])
+    none = pb.UpdateBranchRequest(id=made.id, swapped_days=pb.SwappedDays())
+    assert not (await platform.call("access", "UpdateBranch", none, owner)).swapped_days
+
+
+async def test_public_holidays(platform: Platform) -> None:
+    _, owner = await open_chain(platform)
+    request = pb.GetPublicHolidaysRequest(country="CN", year=2026)
+    found = await platform.call("access", "GetPublicHolidays", request, owner)
+    assert (found.country, found.year, len(found.holidays)) == ("CN", 2026, 7)
+    off = sum(
+        (date.fromisoformat(each.until_date) - date.fromisoformat(each.from_date)).days + 1 for each in found.holidays
+    )
+    worked = [date.fromisoformat(day) for each in found.holidays for day in each.worked_days]
+    assert (off, len(worked)) == (33, 6)
+    assert all(day.isoweekday() >= 6 for day in worked)
+    for request, field in (
+        (pb.GetPublicHolidaysRequest(country="CN", year=2099), "year"),
+        (pb.GetPublicHolidaysRequest(country="FR", year=2026), "country"),
+    ):
+        problem = await refused(platform.call("access", "GetPublicHolidays", request, owner))
+        assert (problem.code, [error.field for error in problem.errors]) == ("NOT_FOUND", [field])
+    # A chain takes over what holds for it.
+    days = [pb.SwappedDay(day=day.isoformat(), follows=WEEKDAY_MONDAY) for day in worked]
+    assert len((await branch(platform, owner, swapped_days=days)).swapped_days) == 6
+    assert (await refused(platform.call("access", "GetPublicHolidays", request))).code == "UNAUTHENTICATED"
 
 
 async def test_branches_are_listed_by_name_in_pages(platform: Platform) -> None:

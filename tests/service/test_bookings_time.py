@@ -18,7 +18,7 @@ from chassis.db import CHAIN_SETTING, Prepared
 from chassis.errors import Refusal
 from chassis.ids import new_id
 from chassis.testing import Platform
-from services.bookings import statements
+from services.bookings import anywhere, statements
 from services.bookings.jobs import expire_holds
 from services.bookings.records import list_statement
 from tests.service.bookings_shop import NOW, Shop, at, bookings_alone, stamp
@@ -26,7 +26,7 @@ from tools.servers import Servers
 
 ROUNDS, LONG_ROUNDS = 25, 400
 AT_ONCE = 40
-EXPECTED = {"SLOT_TAKEN", "NOT_BOOKABLE", "WRONG_STATE", "HOLD_EXPIRED"}
+EXPECTED = {"SLOT_TAKEN", "NOT_BOOKABLE", "WRONG_STATE", "HOLD_EXPIRED", "CUSTOMER_BUSY"}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,14 @@ from generate_series(1, 8000) as n
 """
 
 
+MANY_LEAVES = """
+insert into leaves (chain_id, id, staff_id, kind, status, starts_at, ends_at, requested_by, version, created_at)
+select $1::uuid, gen_random_uuid(), md5('s' || n % 60)::uuid, 'annual', 'approved',
+  '2020-01-01'::timestamptz + n * interval '1 day', '2020-01-02'::timestamptz + n * interval '1 day', 'x', 1, now()
+from generate_series(1, 3000) as n
+"""
+
+
 @pytest.fixture(scope="module")
 async def connection(alone: tuple[Platform, FrozenClock]) -> AsyncIterator[Any]:
     """The application role on a table of some thousand bookings, with a planner that takes every index it may."""
@@ -106,8 +114,9 @@ async def connection(alone: tuple[Platform, FrozenClock]) -> AsyncIterator[Any]:
         await opened.execute("select set_config($1, $2, false)", name, value)
     chain_id = await opened.fetchval("select current_setting($1)", CHAIN_SETTING)
     await opened.execute(MANY_BOOKINGS, chain_id)
+    await opened.execute(MANY_LEAVES, chain_id)
     owner = await asyncpg.connect(settings.owner_database_url.replace("{service}", "bookings"))
-    await owner.execute("analyze bookings")
+    await owner.execute("analyze bookings, leaves")
     await owner.close()
     yield opened
     await opened.close()
@@ -124,14 +133,43 @@ async def plan(connection: Any, statement: Prepared) -> str:
     return "\n".join(row[0].strip() for row in rows)
 
 
-async def test_what_decides_about_time_is_read_from_indexes(connection: Any) -> None:
-    """Row-level security takes the index from operators that are not leakproof: the conditions must be in the index."""
-    text = await plan(connection, statements.READ_TIMES)
+# What of each statement must be a condition of an index. Row-level security takes the index from operators that are
+# not leakproof.
+CONDITIONS: dict[Prepared, list[tuple[str, ...]]] = {
+    statements.READ_BUSY: [
+        ("resource_id = ANY", "day >= $5", "day <= $6"),
+        ("expires_at <= $7",),
+        ("id = ANY ($3)",),
+        ("branch_id = $2",),
+    ],
+    anywhere.READ_BUSY: [
+        ("branch_id = ANY ($2)",),
+        ("resource_id = ANY", "day >= $5", "day <= $6"),
+        ("expires_at <= $7",),
+        ("id = ANY ($3)",),
+    ],
+    anywhere.READ_BRANCHES: [()],
+    statements.READ_VERSIONS: [("branch_id = $2",), ("branch_id = '0000",)],
+    statements.READ_BRANCH: [("id = $2",)],
+    statements.READ_SERVICES: [()],
+    statements.READ_PEOPLE: [(), ("branch_id = $2",)],
+    statements.READ_SHIFTS: [("branch_id = $2",)],
+    statements.READ_DATED: [("branch_id = $2", "day >= $3")],
+    statements.READ_LEAVES: [("staff_id = ANY", "ends_at > ")],
+    statements.READ_THINGS: [("branch_id = $2",)],
+    statements.READ_TYPES: [()],
+    statements.READ_BLOCKS: [("branch_id = $2", "ends_at > ")],
+}
+
+
+@pytest.mark.parametrize("statement", CONDITIONS, ids=lambda statement: statement.name)
+async def test_what_decides_about_time_is_read_from_indexes(connection: Any, statement: Prepared) -> None:
+    text = await plan(connection, statement)
     assert "Seq Scan" not in text
-    index_conditions = [line for line in text.splitlines() if line.startswith("Index Cond")]
-    assert any("staff_id = ANY" in line and "day >= $8" in line and "day <= $9" in line for line in index_conditions)
-    assert any("expires_at <= $10" in line for line in index_conditions)
-    assert any("branch_id = $2" in line and "from_date <= $7" in line for line in index_conditions)
+    conditions = [line for line in text.splitlines() if line.startswith("Index Cond")]
+    assert all("chain_id = " in line for line in conditions)
+    for parts in CONDITIONS[statement]:
+        assert any(all(part in line for part in parts) for line in conditions), (parts, conditions)
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,7 @@ class Operator:
         self.service = DeadLetters(database, consumer)
         self.caller = Caller(new_id(), "account", "Operator", chain_id)
         runner = Runner(SERVICE, database.store, database.projections)
-        self.call = Call(self.caller, database.store, "en", runner, None, None)
+        self.call = Call(self.caller, database.store, "en", runner, lambda _: None, None)
 
     async def pages(self, page_size: int) -> list[pb.DeadLetter]:
         found: list[pb.DeadLetter] = []

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from foyer.bookings.v1 import bookings_pb2
+from foyer.bookings.v1 import assignments_pb2, bookings_pb2, people_pb2, waiting_list_pb2
 from foyer.customers.v1 import customers_pb2
 from foyer.notify.v1 import notify_pb2 as pb
 from foyer.wallet.v1 import wallet_pb2
@@ -63,7 +63,9 @@ async def test_a_booking_is_told_by_mail_and_in_the_app(chain: Chain) -> None:
     [arrived] = chain.mail.to(address)
     assert arrived["Subject"] == by_mail.subject
     assert by_mail.id in arrived["Message-ID"]
-    assert arrived.get_content().strip().replace("\r\n", "\n") == by_mail.body
+    text = arrived.get_body(("plain",))
+    assert text is not None
+    assert text.get_content().strip().replace("\r\n", "\n") == by_mail.body
     assert "With Robin" in by_mail.body
     assert await chain.call("GetMessage", pb.GetMessageRequest(id=by_mail.id)) == by_mail
     async with chain.platform["notify"].context.store.unit(system_caller("notify", chain.id)) as unit:
@@ -83,6 +85,9 @@ async def test_every_event_in_the_customers_language(chain: Chain) -> None:
         [
             bookings_pb2.BookingConfirmed(**key),
             moved,
+            people_pb2.BookingReassigned(staff_id=booking.staff_id, **key),
+            assignments_pb2.BookingExtended(**key),
+            waiting_list_pb2.WaitingListOffered(entry_id=new_id(), booking=booking, expires_at=booking.ends_at),
             bookings_pb2.BookingCancelled(**key),
             bookings_pb2.BookingMissed(**key),
             bookings_pb2.BookingCompleted(**key),

@@ -8,20 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 from foyer import options_pb2
-from foyer.common.v1 import common_pb2
 from google.api import annotations_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 
 from chassis import errors
 from chassis.rpc import snake_case
 from chassis.settings import SERVICES
+from gateway import contract
 from services.access.permissions import READY_MADE
 
-FILES: list[FileDescriptor] = [
-    *(importlib.import_module(f"foyer.{name}.v1.{name}_pb2").DESCRIPTOR for name in SERVICES),
-    common_pb2.DESCRIPTOR,
-]
-errors.register(*FILES)
+FILES: tuple[FileDescriptor, ...] = contract.files()
 HAN = re.compile(r"[一-鿿]")
 
 
@@ -67,8 +63,14 @@ def test_events_have_a_subject_and_a_key() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_methods_stand_in_the_order_of_the_contract(name: str) -> None:
-    descriptor = importlib.import_module(f"foyer.{name}.v1.{name}_pb2").DESCRIPTOR.services_by_name[name.title()]
-    servicer = importlib.import_module(f"services.{name}.service").SERVICE.servicer
-    wanted = [snake_case(method.name) for method in descriptor.methods]
-    defined = [attribute for attribute in vars(servicer) if attribute in wanted]
-    assert defined == wanted
+    for descriptor, servicer in importlib.import_module(f"services.{name}.service").SERVICE.servicers:
+        wanted = [snake_case(method.name) for method in descriptor.methods]
+        defined = [attribute for attribute in vars(servicer) if attribute in wanted]
+        assert defined == wanted, descriptor.name
+
+
+def test_every_grpc_service_is_served() -> None:
+    services = (importlib.import_module(f"services.{name}.service").SERVICE for name in SERVICES)
+    served = {descriptor.full_name for service in services for descriptor, _ in service.servicers}
+    named = {service.full_name for file in FILES for service in file.services_by_name.values()}
+    assert named - {"foyer.common.v1.Operations"} == served

@@ -1,118 +1,168 @@
-"""The bitmaps against a reference that looks at every moment by itself."""
+"""The bitmaps against a reference that looks at every step, and every way to give people, by itself."""
 
 from __future__ import annotations
 
-import functools
-from datetime import UTC, date, datetime, timedelta
-from zoneinfo import ZoneInfo
+import itertools
+import time
+from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.bookings import availability, calendar
-from services.bookings.availability import Need, Person, Window
+from services.bookings import availability
+from services.bookings.availability import Need, Starts, Tries, Window
+from tests.unit.bookings_reference import Job, ways
 
-FIVE = timedelta(minutes=5)
-ZONES = ("Asia/Shanghai", "America/Toronto", "Asia/Kathmandu", "Australia/Lord_Howe", "Asia/Kolkata", "Africa/Cairo")
-DAYS = {  # around changes of the clocks where there are any
-    "America/Toronto": (date(2026, 3, 8), date(2026, 11, 1)),
-    "Australia/Lord_Howe": (date(2026, 4, 5), date(2026, 10, 4)),
-    "Africa/Cairo": (date(2026, 4, 24), date(2026, 10, 29)),  # at midnight
-}
-Times = tuple[int, str, str]
+STEPS = 48
+PEOPLE = "abcdef"
+CASES, LONG_CASES = 600, 20_000
 
-clock = st.integers(0, 287).map(lambda step: f"{step // 12:02d}:{step % 12 * 5:02d}")
-interval = st.tuples(st.integers(1, 7), clock, st.one_of(clock, st.just("24:00")))
-week = st.lists(interval, max_size=10)
+
+def pattern_of(steps: frozenset[int]) -> availability.Pattern:
+    """Stretches of steps that are together."""
+    found: list[tuple[int, int]] = []
+    for step in sorted(steps):
+        if found and found[-1][1] == step:
+            found[-1] = (found[-1][0], step + 1)
+        else:
+            found.append((step, step + 1))
+    return tuple(found)
+
+
+stretch = st.tuples(st.integers(-3, 10), st.integers(1, 5)).map(lambda pair: range(pair[0], pair[0] + pair[1]))
+pattern_steps = st.lists(stretch, min_size=1, max_size=2).map(lambda parts: frozenset(itertools.chain(*parts)))
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> dict[str, object]:
-    zone = draw(st.sampled_from(ZONES))
-    day = draw(st.sampled_from(DAYS.get(zone, (date(2026, 6, 10),)))) + timedelta(days=draw(st.integers(-1, 1)))
-    return {
-        "zone": zone,
-        "day": day,
-        "opening": draw(st.one_of(st.none(), week.filter(bool))),
-        "holidays": draw(st.lists(st.integers(-1, 1).map(lambda days: day + timedelta(days=days)), max_size=1)),
-        "need": (draw(st.integers(0, 6)), draw(st.integers(1, 40)), draw(st.integers(0, 6))),
-        "weeks": draw(st.lists(st.tuples(week, st.integers(-3, 1)), min_size=1, max_size=3)),
-        "busy": draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 575), st.integers(1, 30)), max_size=6)),
-    }
+def jobs(draw: st.DrawFn) -> list[Job]:
+    found = []
+    for number in range(draw(st.integers(1, 4))):
+        pool = sorted(draw(st.sets(st.sampled_from(PEOPLE), min_size=1, max_size=5)))
+        count = draw(st.sampled_from((1, 1, 1, 2, 3)))
+        chosen = (
+            set(draw(st.lists(st.sampled_from(pool), max_size=count, unique=True))) if draw(st.booleans()) else set()
+        )
+        found.append(Job(f"{number}.x", draw(pattern_steps), count, chosen, pool, []))
+    return found
 
 
-@functools.lru_cache(100_000)
-def latest_shown(moment: datetime, zone: str) -> datetime:
-    """The latest local time that the clock shows at a moment or has shown before: it may have been set back."""
-    return max((moment - back * FIVE).astimezone(ZoneInfo(zone)).replace(tzinfo=None) for back in range(30))
+def need_of(job: Job) -> Need:
+    return Need(job.key, "staff", tuple(job.pool), job.count, pattern_of(job.steps), tuple(sorted(job.chosen)))
 
 
-def shows(moment: datetime, day: date, minutes: int, zone: str) -> bool:
-    """Whether the local clock shows this time, or a later one, at a moment or has shown it before."""
-    wanted = datetime(day.year, day.month, day.day) + timedelta(minutes=minutes)  # noqa: DTZ001
-    return latest_shown(moment, zone) >= wanted
+free_time = st.tuples(st.integers(0, 2**STEPS - 1), st.integers(0, 2**STEPS - 1)).map(lambda two: two[0] | two[1])
 
 
-def holds(times: list[Times], moment: datetime, zone: str, since: date, holidays: list[date]) -> bool:
-    """Whether a moment lies in an interval of a week."""
-    local = moment.astimezone(ZoneInfo(zone)).date()
-    for day in (local - timedelta(days=1), local, local + timedelta(days=1)):
-        if day in holidays or day < since:
-            continue
-        for weekday, start_text, end_text in times:
-            start, end = calendar.parse_time(start_text), calendar.parse_time(end_text)
-            end += 0 if end > start else 1440
-            inside = shows(moment, day, start, zone) and not shows(moment, day, end, zone)
-            if weekday == day.isoweekday() and inside:
+def check_together(wanted: list[Job], free: dict[str, int], allowed: int) -> None:
+    needs = [need_of(job) for job in wanted]
+    starts = Starts.of(needs, lambda _need, identifier: free[identifier], allowed)
+    together = starts.together()
+    led = starts.led_by(0)
+    for step in range(STEPS):
+        ready = [
+            [one for one in job.pool if all(step + s >= 0 and free[one] >> step + s & 1 for s in job.steps)]
+            for job in wanted
+        ]
+        every_way = set(ways(wanted, ready)) if allowed >> step & 1 else set()
+        assert together >> step & 1 == bool(every_way), step
+        leaders = {one for way in every_way for one in way[0] if not wanted[0].chosen or one in wanted[0].chosen}
+        assert {one for one, bits in led.items() if bits >> step & 1} == leaders, step
+        if allowed >> step & 1:
+            assert starts.at(step) == ready
+
+
+@pytest.mark.timeout(1200)
+def test_who_and_what_is_free_together(long_run: bool) -> None:
+    cases = st.tuples(jobs(), st.fixed_dictionaries(dict.fromkeys(PEOPLE, free_time)), st.integers(0, 2**STEPS - 1))
+
+    @settings(max_examples=LONG_CASES if long_run else CASES, deadline=None)
+    @given(cases)
+    def check(case: tuple[list[Job], dict[str, int], int]) -> None:
+        check_together(*case)
+
+    check()
+
+
+@settings(max_examples=200, deadline=None)
+@given(jobs(), st.data())
+def test_the_first_who_can_are_given(wanted: list[Job], data: st.DataObject) -> None:
+    """Of all ways to give people it is the one with those who stand first, for the first need first."""
+    ready = [data.draw(st.permutations(job.pool)) for job in wanted]
+    given_ = availability.assign([need_of(job) for job in wanted], ready)
+    first = next(ways(wanted, ready), None)
+    assert (None if given_ is None else [set(ids) for ids in given_]) == (first and [set(ids) for ids in first])
+
+
+def test_a_crowd_is_settled_in_time() -> None:
+    """Twelve needs of different lengths that compete for ten people: too many sets for Hall, and nobody waits long."""
+    people = [f"p{number}" for number in range(13)]
+    needs = [Need(f"{n}.x", "staff", tuple(people[n % 3 :]), 1, ((0, 6 + n),), ()) for n in range(12)]
+    free = dict.fromkeys(people, (1 << 2000) - 1)
+    for number, identifier in enumerate(people[:3]):
+        free[identifier] &= ~(1 << 500 * (number + 1))
+    started = time.process_time()
+    starts = Starts.of(needs, lambda _need, identifier: free[identifier], (1 << 1900) - 1)
+    found = starts.together()
+    assert found == (1 << 1900) - 1 & ~starts_of_nobody(free, needs, people)
+    few = Starts.of(needs, lambda _need, one: free[one] if one in people[:11] else 0, (1 << 1900) - 1)
+    assert few.together() == 0
+    chain = [Need(f"{n}.x", "staff", tuple(people[:8]), 1, ((n, n + 9),), ()) for n in range(20)]
+    assert Starts.of(chain, lambda _need, one: free[one], (1 << 1900) - 1).together() == 0
+    assert time.process_time() - started < 2
+
+
+def starts_of_nobody(free: dict[str, int], needs: list[Need], people: list[str]) -> int:
+    """Steps at which fewer than twelve people are free for the longest need, or those able for the needs too few."""
+    found = 0
+    for step in range(1900):
+        ready = [
+            {one for one in need.pool if all(free[one] >> step + s & 1 for s in range(*need.pattern[0]))}
+            for need in needs
+        ]
+        if not matched(ready):
+            found |= 1 << step
+    return found
+
+
+def matched(ready: list[set[str]]) -> bool:
+    """Whether each can have one of their own, by augmenting paths."""
+    owner: dict[str, int] = {}
+
+    def place(index: int, seen: set[str]) -> bool:
+        for one in ready[index] - seen:
+            seen.add(one)
+            if one not in owner or place(owner[one], seen):
+                owner[one] = index
                 return True
-    return False
+        return False
+
+    return all(place(index, set()) for index in range(len(ready)))
 
 
-@settings(max_examples=60, deadline=None)
-@given(cases())
-def test_as_the_reference_says(case: dict[str, object]) -> None:
-    zone, day, opening, holidays, need_steps, weeks, busy = case.values()
-    assert isinstance(zone, str)
-    assert isinstance(day, date)
-    need = Need(*need_steps)  # type: ignore[misc]
-    base = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    window = Window(calendar.day_number(base), 2)
-    opening_week = None if opening is None else calendar.format_week(opening)  # type: ignore[arg-type]
-    text = ",".join(holiday.isoformat() for holiday in holidays)  # type: ignore[attr-defined]
-    open_ = calendar.opening_bitmap(opening_week, text, zone, window.first_day, window.days)
-    people = []
-    for index, (times, since) in enumerate(weeks):  # type: ignore[arg-type, var-annotated]
-        from_day = window.first_day + since
-        works = calendar.week_bitmap(calendar.format_week(times), zone, from_day, 10**6, window.first_day, 2)
-        taken = 0
-        for person, first, length in busy:  # type: ignore[attr-defined]
-            if person == index:
-                taken |= window.span(window.first_step + first, window.first_step + first + length)
-        people.append(Person(f"p{index}", works, taken))
-    allowed = window.span(window.first_step, window.first_step + 576)
-    found = availability.starts_of(people, need, open_, allowed)
-
-    moments = [base + step * FIVE for step in range(576)]
-    always = [(weekday, "00:00", "24:00") for weekday in range(1, 8)]
-    is_open = [holds(opening or always, moment, zone, date.min, holidays) for moment in moments]  # type: ignore[arg-type]
-    for index, (times, since) in enumerate(weeks):  # type: ignore[arg-type]
-        works_at = [holds(times, moment, zone, day + timedelta(days=since), []) for moment in moments]
-        taken_at = [people[index].busy >> step & 1 for step in range(576)]
-        expected = []
-        for start in range(576):
-            occupied = range(start - need.before, start + need.duration + need.after)
-            if occupied[0] < 0 or occupied[-1] >= 576:
-                continue
-            open_throughout = all(is_open[step] for step in range(start, start + need.duration))
-            if open_throughout and all(works_at[step] and not taken_at[step] for step in occupied):
-                expected.append(start)
-        assert availability.steps_of(found.get(f"p{index}", 0)) == expected
+def test_what_cannot_be_settled_counts_as_impossible() -> None:
+    needs = [Need(f"{n}.x", "staff", ("a", "b"), 1, ((n, n + 2),), ()) for n in range(4)]
+    assert availability.assign(needs, [["a", "b"]] * 4) is not None
+    assert availability.assign(needs, [["a", "b"]] * 4, Tries(2)) is None
 
 
 @given(st.integers(0, 2**300), st.integers(1, 60))
 def test_runs_of_free_steps(free: int, length: int) -> None:
     expected = sum(1 << step for step in range(300) if free >> step & ((1 << length) - 1) == (1 << length) - 1)
     assert availability.runs(free, length) & ((1 << 300) - 1) == expected
+
+
+@given(st.lists(st.integers(0, 2**60), max_size=6), st.integers(1, 5))
+def test_counting_bitmaps(bitmaps: list[int], count: int) -> None:
+    expected = sum(1 << step for step in range(61) if sum(bits >> step & 1 for bits in bitmaps) >= count)
+    assert availability.at_least(bitmaps, count) == expected
+
+
+@given(st.integers(0, 2**80), st.integers(0, 20))
+def test_the_first_steps(bitmap: int, count: int) -> None:
+    steps = [step for step in range(81) if bitmap >> step & 1]
+    assert availability.steps_of(bitmap) == steps
+    assert availability.steps_of(availability.lowest(bitmap, count)) == steps[:count]
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 2**64), max_size=4), st.integers(1, 70))
@@ -125,17 +175,41 @@ def test_slots_name_everybody_who_could(starts: dict[str, int], limit: int) -> N
     assert availability.by_step(starts, limit) == expected[:limit]
 
 
-def test_the_fairest_choice_is_the_least_busy_then_the_first() -> None:
-    people = [Person("b", 0, 0b111), Person("c", 0, 0b1), Person("a", 0, 0b10)]
-    assert [person.id for person in availability.fairest_first(people, 0b11)] == ["a", "c", "b"]
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    st.booleans(),
+    st.integers(0, 3),
+    st.integers(1, 5),
+    st.integers(1, 6),
+)
+def test_gaps_that_nobody_can_use(lengths: list[int], is_free: bool, before: int, length: int, shortest: int) -> None:
+    """A start is offered when what it leaves of the free time it lies in is nothing, or long enough, on both sides."""
+    free = position = 0
+    for stretch_length in lengths:
+        free |= ((1 << stretch_length) - 1) << position if is_free else 0
+        position += stretch_length
+        is_free = not is_free
+    pattern = ((-before, length),)
+    starts = availability.possible_starts(free, pattern) & (1 << 200) - 1
+    expected = 0
+    for step in availability.steps_of(starts):
+        left = right = 0
+        while step - before - left - 1 >= 0 and free >> step - before - left - 1 & 1:
+            left += 1
+        while free >> step + length + right & 1:
+            right += 1
+        if all(gap == 0 or gap >= shortest for gap in (left, right)):
+            expected |= 1 << step
+    assert availability.without_orphans(free, pattern, starts, shortest, (1 << 200) - 1) == expected
 
 
-def test_the_nearest_come_first() -> None:
-    slots: list[tuple[int, list[str]]] = [(step, ["a"]) for step in (1, 4, 6, 10)]
-    assert [step for step, _ in availability.nearest_first(slots, 5, 3)] == [4, 6, 1]
-
-
-def test_a_window_covers_all_that_buffers_reach() -> None:
+def test_a_window_has_whole_days() -> None:
     start = datetime(2026, 5, 1, 1, tzinfo=UTC)
-    window = Window.around(start, start + timedelta(hours=20))
-    assert (calendar.date_of(window.first_day), window.days) == (date(2026, 4, 30), 3)
+    window = Window(20_574, 2)
+    assert window.first_step == 20_574 * 288
+    assert window.all.bit_count() == 576
+    step = int(start.timestamp()) // 300
+    assert window.span(step, step + 12) == 0b111111111111 << 12
+    assert window.span(step - 500, step) == (1 << 12) - 1
+    assert window.span(step + 10**6, step + 10**6 + 5) == 0

@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.bookings import calendar
@@ -80,7 +80,7 @@ def test_bitmaps_of_days() -> None:
     assert calendar.day_masks(first + 286, first + 290) == [(20_000, 0b11 << 286), (20_001, 0b11)]
     assert calendar.span(first - 5, first + 1000, 20_000, 1) == (1 << 288) - 1
     assert calendar.span(first + 300, first + 310, 20_000, 1) == 0
-    assert calendar.grid_bitmap(3, 1).bit_count() == 96
+    assert calendar.grid(15, "UTC", 20_000, 1).bit_count() == 96
 
 
 def test_moments_and_steps() -> None:
@@ -96,13 +96,70 @@ def test_moments_and_steps() -> None:
 def test_holidays_close_the_day_a_night_begins() -> None:
     week = calendar.format_week([(weekday, "22:00", "02:00") for weekday in range(1, 8)])
     day = calendar.day_number(datetime(2026, 5, 5, tzinfo=UTC))
-    bitmap = calendar.opening_bitmap(week, "2026-05-05", "UTC", day, 2)
+    bitmap = calendar.opening_bitmap(week, "2026-05-05", (), "UTC", day, 2)
     assert bitmap == calendar.span(day * 288, day * 288 + 24, day, 2) | calendar.span(
         (day + 1) * 288 + 264, (day + 2) * 288, day, 2
     )
 
 
-def test_the_local_day_of_a_step() -> None:
-    step = calendar.last_step(datetime(2026, 3, 8, 15, tzinfo=UTC))
-    day = calendar.day_number(datetime(2026, 3, 7, tzinfo=UTC))
-    assert calendar.local_day_bitmap("America/Toronto", step, day, 4).bit_count() == 23 * 12
+def test_the_local_day_of_a_moment() -> None:
+    moment = datetime(2026, 3, 8, 15, tzinfo=UTC)
+    first, last = calendar.local_day("America/Toronto", moment)
+    assert last - first == 23 * 12
+    assert calendar.moment_of(first) == datetime(2026, 3, 8, 5, tzinfo=UTC)
+    days = calendar.local_days("America/Toronto", date(2026, 3, 7), date(2026, 3, 9))
+    assert [(day.day, last - first) for day, first, last in days] == [(7, 288), (8, 276), (9, 288)]
+    assert [first for _, first, _ in days[1:]] == [last for *_, last in days[:-1]]
+
+
+GRIDS = (5, 10, 15, 20, 30, 45, 50, 60, 90, 240, 1440)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(ZONES), st.dates(date(2011, 1, 1), date(2027, 12, 31)), st.sampled_from(GRIDS))
+def test_starts_lie_where_the_clock_shows_them(zone: str, day: date, every: int) -> None:
+    """A step is on the grid when the clock shows a time of it then, or jumps over one."""
+    number = calendar.days_of(day.isoformat())
+    expected = []
+    for step in range(3 * 288):
+        moment = calendar.moment_of(number * 288 + step)
+        shown, before = (at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) for at in (moment, moment - FIVE))
+        passed = shown
+        while passed > before + FIVE and passed.minute % 5 == 0 and (passed.hour * 60 + passed.minute) % every:
+            passed -= FIVE
+        if (passed.hour * 60 + passed.minute) % every == 0:
+            expected.append(step)
+    found = calendar.grid(every, zone, number, 3)
+    assert [step for step in range(3 * 288) if found >> step & 1] == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(ZONES),
+    st.dates(date(2011, 1, 1), date(2027, 12, 31)),
+    st.lists(st.integers(0, 287).map(lambda steps: steps * 5), max_size=4),
+)
+def test_fixed_times_come_once_a_day(zone: str, day: date, minutes: list[int]) -> None:
+    number = calendar.days_of(day.isoformat())
+    found = calendar.times_bitmap(tuple(minutes), zone, number, 2)
+    days = [day + timedelta(days=more) for more in range(-2, 4)]
+    steps = {
+        calendar.last_step(first_showing(each, minute, zone)) - number * 288 for each in days for minute in minutes
+    }
+    assert [step for step in range(2 * 288) if found >> step & 1] == sorted(step for step in steps if 0 <= step < 576)
+
+
+def test_days_that_follow_another_weekday() -> None:
+    """A Saturday on which work is made up for follows Monday's plan (调休); what is dated comes before it."""
+    week = calendar.format_week([(1, "09:00", "12:00"), (6, "14:00", "15:00")])
+    saturday = calendar.days_of("2026-05-09")
+    periods = ((0, 10**6, week),)
+
+    def hours(dated: calendar.Days, swapped: tuple[tuple[int, int], ...]) -> float:
+        return calendar.shift_bitmap(periods, dated, swapped, "UTC", saturday, 1).bit_count() / 12
+
+    assert hours((), ()) == 1
+    assert hours((), ((saturday, 1),)) == 3
+    assert hours((), ((saturday, 2),)) == 0
+    assert hours(((saturday, "6 08:00-08:30"),), ((saturday, 1),)) == 0.5
+    assert hours(((saturday, ""),), ()) == 0

@@ -22,6 +22,7 @@ from gateway import contract
 
 HAN = re.compile(r"[一-鿿]")
 FIELD_RULES: Any = validate_pb2.field
+MESSAGE_RULES: Any = validate_pb2.message
 
 
 def messages() -> list[Descriptor]:
@@ -48,6 +49,9 @@ def test_every_pattern_and_own_rule_has_words() -> None:
                     assert rule.pattern.removeprefix("^$|") in rules.PATTERNS, f"{field.full_name}: {rule.pattern}"
             for rule in own.cel:
                 assert rule.message in rules.OWN_RULES, f"{field.full_name}: {rule.message}"
+        for rule in message.GetOptions().Extensions[MESSAGE_RULES].cel:
+            assert rule.id in message.fields_by_name, "a rule of a message is named like the field it is about"
+            assert rule.message in rules.OWN_RULES, f"{message.full_name}: {rule.message}"
 
 
 def test_what_is_right_is_not_told() -> None:
@@ -61,6 +65,7 @@ def test_what_was_left_out_is_required() -> None:
         "customer_id": "required",
         "starts_at": "required",
     }
+    assert codes(bookings_pb2.CreateBookingRequest(service_id="1"))["service_id"] == "id"
     assert codes(bookings_pb2.ListStaffRequest(branch_id="")) == {"branch_id": "id"}, "sent, but empty"
 
 

@@ -3,7 +3,7 @@
 from alembic import op
 
 from chassis.db import create_chassis_tables, create_tables
-from services.bookings.models import metadata
+from services.bookings.migrations.initial import metadata
 
 revision = "0001"
 down_revision = None

@@ -1,0 +1,1 @@
+"""Calendars that other programs subscribe to: who may read which bookings, and the bookings as iCalendar."""

@@ -1,0 +1,1 @@
+"""Classes: a service held for several, who take seats in it."""

@@ -1,0 +1,1 @@
+"""People: single days, leave, who takes over, and qualifications that expire."""

@@ -1,0 +1,1 @@
+"""Series: bookings that come again and again by a rule."""
