@@ -104,7 +104,7 @@ class Runner:
         async def once() -> Message | bytes:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    return await self._attempt(work, caller, key, if_match, read_only)
+                    return await self._attempt(work, caller, key, if_match, read_only, attempt)
                 except RETRIED as conflict:
                     metrics.RETRIES.labels(self._name, type(conflict).__name__).inc()
                     if attempt == ATTEMPTS:
@@ -121,8 +121,10 @@ class Runner:
         key: IdempotencyKey | None,
         if_match: int | None,
         read_only: bool,
+        attempt: int,
     ) -> Message | bytes:
         unit = self.store.open(caller, if_match=if_match, read_only=read_only)
+        unit.attempt, unit.is_repeatable = attempt, attempt < ATTEMPTS
         try:
             if key is None:
                 answer = await work(unit)

@@ -108,9 +108,11 @@ class Unit:
         "_pool",
         "_started",
         "_times",
+        "attempt",
         "caller",
         "chain_id",
         "if_match",
+        "is_repeatable",
         "now",
         "read_only",
     )
@@ -133,6 +135,10 @@ class Unit:
         self._started = 0.0
         self._times = times
         self._events: list[_Event] = []
+        self.attempt = 1
+        """How many times the work was begun, this time included: after a conflict all of it is done anew."""
+        self.is_repeatable = False
+        """Whether a conflict begins the work once more."""
         self._callbacks: list[Callable[[], None]] = []
         self.caller = caller
         self.chain_id = caller.chain_id

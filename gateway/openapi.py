@@ -135,9 +135,9 @@ class _Builder:
             if operation.has_version:
                 yield _parameter("IfNoneMatch")
         else:
-            if not operation.is_open:
+            if _takes_key(operation):
                 yield _parameter("IdempotencyKey")
-            if operation.has_version and operation.parameters:
+            if _takes_version(operation):
                 yield _parameter("IfMatch")
 
     def _success(self, operation: Operation) -> dict[str, Any]:
@@ -198,11 +198,22 @@ def _codes(operation: Operation) -> Iterator[str]:
         yield from SIGNED_IN_CODES
     if operation.parameters or _names_things(operation.method.input_type):
         yield "NOT_FOUND"
-    if not operation.is_read and not operation.is_open:
+    if _takes_key(operation):
         yield "IDEMPOTENCY_KEY_REUSED"
-        if operation.has_version and operation.parameters:
-            yield "PRECONDITION_FAILED"
+    if _takes_version(operation):
+        yield "PRECONDITION_FAILED"
     yield from ALWAYS_CODES
+
+
+def _takes_key(operation: Operation) -> bool:
+    """Whether an operation minds Idempotency-Key: keys are those of who is signed in, or of the link in the path."""
+    return not operation.is_read and (not operation.is_open or bool(operation.parameters))
+
+
+def _takes_version(operation: Operation) -> bool:
+    """Whether an operation minds If-Match: it changes what its path names, and does not make something new."""
+    changes = operation.verb == "PATCH" or (bool(operation.parameters) and operation.status != 201)
+    return not operation.is_read and operation.has_version and changes
 
 
 def _names_things(descriptor: Descriptor) -> bool:

@@ -25,6 +25,7 @@ import httpx
 from chassis.access import derive_key
 from chassis.settings import Settings, SettingsError
 from tools import demo_plan as plan
+from tools import demo_shop as shop
 
 OWNER_EMAIL = "owner@foyer.example"
 OTHER_EMAIL = "owner@other.example"
@@ -35,6 +36,8 @@ PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 3.0
 TOP_UPS = 16
 CHARGES = 12
+# A run that was broken off days ago may find that a time has passed.
+MISSED = ("NOT_BOOKABLE", "SLOT_TAKEN", "CUSTOMER_BUSY", "SERIES_CONFLICT", "RESOURCE_TAKEN", "INVALID_REQUEST")
 
 T = TypeVar("T")
 
@@ -201,40 +204,125 @@ async def ensure_chain(settings: Settings, gateway: str, state: State, place: st
 
 async def fill(api: Api, today: date, password: str) -> dict[str, Any]:
     """The demo chain's branches, people, catalogue, customers, bookings and money."""
-    branches = await each(
-        range(len(plan.BRANCHES)), lambda n: api.make(f"branch-{n}", "/v1/branches", plan.branch_body(n))
+    # Bookings are made under the rules, and keep them.
+    await api.make("policy", "/v1/booking-policy", shop.POLICY, method="PATCH")
+    branches, types = await asyncio.gather(
+        each(range(len(plan.BRANCHES)), lambda n: api.make(f"branch-{n}", "/v1/branches", plan.branch_body(n, today))),
+        each(shop.RESOURCE_TYPES, lambda kind: api.make(f"type-{kind['code']}", "/v1/resource-types", kind)),
     )
-    branch_ids = [branch["id"] for branch in branches]
+    ids = shop.Ids([branch["id"] for branch in branches], {kind["code"]: kind["id"] for kind in types})
 
     async def person(number: int) -> dict[str, Any]:
-        branch_id = branch_ids[plan.STAFF[number].branch]
-        made = await api.make(f"staff-{number}", "/v1/staff", plan.staff_body(number, branch_id))
+        branch_id = ids.branches[plan.STAFF[number].branch]
+        made = await api.make(f"staff-{number}", "/v1/staff", plan.staff_body(number, branch_id, today))
         shifts = plan.shifts_body(number, branch_id, today)
         await api.make(f"shifts-{number}", f"/v1/staff/{made['id']}/shifts", shifts, method="PUT")
         return made
 
-    staff, services, desk = await asyncio.gather(
+    staff, _, desk = await asyncio.gather(
         each(range(len(plan.STAFF)), person),
-        each(range(len(plan.SERVICES)), lambda n: api.make(f"service-{n}", "/v1/services", plan.service_body(n))),
-        front_desk(api, branch_ids[0], password),
+        things(api, ids),
+        front_desk(api, ids.branches[0], password),
     )
-    staff_ids = [made["id"] for made in staff]
-    service_ids = [made["id"] for made in services]
+    ids.staff = [made["id"] for made in staff]
 
     def customer(number: int) -> Awaitable[dict[str, Any]]:
-        return api.make(f"customer-{number}", "/v1/customers", plan.customer_body(number, branch_ids, staff_ids, today))
+        body = plan.customer_body(number, ids.branches, ids.staff, today)
+        return api.make(f"customer-{number}", "/v1/customers", body)
 
-    customer_ids = [made["id"] for made in await each(range(len(plan.customers())), customer)]
+    made, _ = await asyncio.gather(each(range(len(plan.customers())), customer), catalogue(api, ids))
+    ids.customers = [each["id"] for each in made]
 
     def visit(planned: plan.Visit) -> Awaitable[dict[str, Any]]:
         path = "/v1/bookings:record" if planned.status else "/v1/bookings"
-        body = plan.visit_body(planned, branch_ids, staff_ids, service_ids, customer_ids)
-        # A run that was broken off days ago may find that the time has passed.
-        return api.make(f"visit-{planned.number}", path, body, skip=("NOT_BOOKABLE", "SLOT_TAKEN"))
+        services = [ids.services[service.code] for service in plan.SERVICES]
+        body = plan.visit_body(planned, ids.branches, ids.staff, services, ids.customers)
+        return api.make(f"visit-{planned.number}", path, body, skip=MISSED)
 
-    made = await each(plan.visits(today), visit)
-    await each(range(TOP_UPS), lambda number: spend(api, number, customer_ids, branch_ids, staff_ids))
-    return {"branch_ids": branch_ids, "bookings": sum(bool(booking) for booking in made), "front_desk": desk}
+    made, _ = await asyncio.gather(each(plan.visits(today, shop.reserved(today)), visit), occasions(api, ids, today))
+    await each(range(TOP_UPS), lambda number: spend(api, number, ids.customers, ids.branches, ids.staff))
+    return {"branch_ids": ids.branches, "bookings": sum(bool(booking) for booking in made), "front_desk": desk}
+
+
+async def things(api: Api, ids: shop.Ids) -> None:
+    """Rooms, what is lent, and stock, at every branch."""
+    places = [(branch, code) for branch in range(len(plan.BRANCHES)) for code in shop.UNITS]
+    items = [(branch, number) for branch in range(len(plan.BRANCHES)) for number in range(len(shop.STOCK))]
+
+    def units(place: tuple[int, str]) -> Awaitable[dict[str, Any]]:
+        return api.make(f"units-{place[0]}-{place[1]}", "/v1/resources", shop.units_body(*place, ids))
+
+    def item(place: tuple[int, int]) -> Awaitable[dict[str, Any]]:
+        return api.make(f"stock-{place[0]}-{place[1]}", "/v1/stock-items", shop.stock_body(*place, ids))
+
+    made, stock = await asyncio.gather(each(places, units), each(items, item))
+    ids.dress = made[places.index((shop.HOME, "DRESS"))]["resources"][0]["id"]
+    ids.stock = {kept["code"]: kept["id"] for kept in stock if kept["branch_id"] == ids.branches[shop.HOME]}
+
+
+async def catalogue(api: Api, ids: shop.Ids) -> None:
+    """Services, then the add-on of some of them, and a package."""
+
+    async def service(number: int) -> dict[str, Any]:
+        made = await api.make(f"service-{number}", "/v1/services", shop.service_body(number, ids))
+        ids.services[plan.SERVICES[number].code] = made["id"]
+        return made
+
+    add_on = next(number for number, service in enumerate(plan.SERVICES) if service.code == "OIL")
+    await each([number for number in range(len(plan.SERVICES)) if number != add_on], service)
+    await service(add_on)
+    ids.package = (await api.make("package", "/v1/packages", shop.package_body(ids)))["id"]
+
+
+async def occasions(api: Api, ids: shop.Ids, today: date) -> None:
+    """Bookings of every kind, who waits, who is away, and what a roster is made from."""
+
+    async def lesson() -> None:
+        made = await api.make("lesson", "/v1/class-sessions", shop.lesson_body(today, ids), skip=MISSED)
+        for number in shop.occasions(today)["lesson"].customers if made else ():
+            body = {"customer_id": ids.customers[number], "source": "wechat"}
+            path = f"/v1/class-sessions/{made['id']}/enrolments"
+            await api.make(f"enrolment-{number}", path, body, skip=MISSED)
+
+    async def bookings() -> None:
+        bodies = shop.booking_bodies(today, ids)
+        await each(bodies, lambda name: api.make(f"booking-{name}", "/v1/bookings", bodies[name], skip=MISSED))
+        # They stand in the order in which they came.
+        for number, body in enumerate(shop.waiting_bodies(today, ids)):
+            await api.make(f"waiting-{number}", "/v1/waiting-list", body, skip=MISSED)
+        for number in range(len(shop.WALK_INS)):
+            await api.make(f"walk-in-{number}", "/v1/walk-ins", shop.walk_in_body(number, ids))
+
+    await asyncio.gather(
+        lesson(),
+        bookings(),
+        api.make("series", "/v1/booking-series", shop.series_body(today, ids), skip=MISSED),
+        api.make("loan", "/v1/loans", shop.loan_body(today, ids), skip=MISSED),
+        api.make("leave", "/v1/leaves", shop.leave_body(today, ids), skip=MISSED),
+        roster(api, ids),
+    )
+
+
+async def roster(api: Api, ids: shop.Ids) -> None:
+    """Shifts, contracts and demand of the first branch: a roster can be proposed."""
+    branch_id = ids.branches[shop.HOME]
+    people = [ids.staff[number] for number, person in enumerate(plan.STAFF) if person.branch == shop.HOME]
+
+    def template(number: int) -> Awaitable[dict[str, Any]]:
+        body = {**shop.SHIFT_TEMPLATES[number], "branch_id": branch_id}
+        return api.make(f"shift-{number}", "/v1/shift-templates", body)
+
+    def contract(staff_id: str) -> Awaitable[dict[str, Any]]:
+        path = f"/v1/staff/{staff_id}/roster-contract"
+        return api.make(f"contract-{staff_id}", path, shop.CONTRACT, method="PUT")
+
+    wish = {"staff_id": people[-1], "kind": "avoids", "weekday": "monday", "note": "晚上有课"}
+    await asyncio.gather(
+        each(range(len(shop.SHIFT_TEMPLATES)), template),
+        each(people, contract),
+        api.make("demand", f"/v1/branches/{branch_id}/roster-demand", shop.DEMAND, method="PUT"),
+        api.make("wish", "/v1/roster-wishes", wish),
+    )
 
 
 async def front_desk(api: Api, branch_id: str, password: str) -> dict[str, str]:

@@ -32,11 +32,17 @@ class Person:
     skills: tuple[str, ...]
     days_off: tuple[int, int]
     hours: tuple[int, int]
+    grade: int = 1
+    skill_grades: tuple[tuple[str, int], ...] = ()
+    expiring_skill: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
-    """A service of the catalogue; the price is in minor units."""
+    """A service of the catalogue; the price is in minor units.
+
+    `people` is how many do it, and 0 for what is not booked by itself: an add-on, or a class.
+    """
 
     code: str
     name: str
@@ -46,6 +52,7 @@ class Treatment:
     price_amount: int
     skill: str
     buffer_after_minutes: int = 0
+    people: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,16 @@ class Visit:
     status: str = ""
     booked_at: datetime | None = None
     cancelled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Time of people that is planned elsewhere: no visit is planned into it, for them or for these customers."""
+
+    staff: tuple[int, ...]
+    customers: tuple[int, ...]
+    starts_at: datetime
+    ends_at: datetime
 
 
 BRANCHES: tuple[dict[str, Any], ...] = (
@@ -85,26 +102,29 @@ BRANCHES: tuple[dict[str, Any], ...] = (
 )
 
 STAFF = (
-    Person("林晓", "首席发型师", 0, ("hair", "colour"), (0, 1), (10, 19)),
-    Person("周敏", "养护师", 0, ("hair", "care", "massage"), (1, 2), (11, 20)),
-    Person("陈浩", "化妆师", 0, ("makeup", "nails", "hair"), (2, 3), (12, 21)),
-    Person("沈悦", "发型总监", 1, ("hair", "colour"), (1, 2), (10, 19)),
-    Person("陆一鸣", "理疗师", 1, ("care", "massage", "hair"), (3, 4), (11, 20)),
+    Person("林晓", "首席发型师", 0, ("hair", "colour"), (0, 1), (10, 19), 3, (("colour", 3),)),
+    Person("周敏", "养护师", 0, ("hair", "care", "massage"), (1, 2), (11, 20), 2, (("massage", 3),)),
+    Person("陈浩", "化妆师", 0, ("makeup", "nails", "hair"), (2, 3), (12, 21), 1, (("makeup", 2),), "makeup"),
+    Person("沈悦", "发型总监", 1, ("hair", "colour"), (1, 2), (10, 19), 3, (("colour", 3),)),
+    Person("陆一鸣", "理疗师", 1, ("care", "massage", "hair"), (3, 4), (11, 20), 2, (("massage", 2),)),
     Person("顾佳", "美甲师", 1, ("makeup", "nails", "hair"), (0, 3), (12, 21)),
-    Person("Emma Clarke", "Senior stylist", 2, ("hair", "colour"), (0, 6), (10, 18)),
-    Person("Oliver Wright", "Therapist", 2, ("care", "massage", "hair"), (1, 6), (10, 19)),
+    Person("Emma Clarke", "Senior stylist", 2, ("hair", "colour"), (0, 6), (10, 18), 2, (("colour", 2),)),
+    Person("Oliver Wright", "Therapist", 2, ("care", "massage", "hair"), (1, 6), (10, 19), 2, (("massage", 2),)),
     Person("Aisha Khan", "Make-up artist", 2, ("makeup", "nails", "hair"), (2, 6), (11, 20)),
 )
 
 SERVICES = (
     Treatment("CUT", "精致剪发", "Haircut", "美发", 60, 16800, "hair"),
     Treatment("WASH", "洗吹造型", "Wash and blow-dry", "美发", 30, 6800, "hair"),
-    Treatment("COLOUR", "染发", "Colour", "美发", 120, 58000, "colour", 10),
+    Treatment("COLOUR", "染发", "Colour", "染烫", 120, 58000, "colour", 10),
     Treatment("CARE", "头皮养护", "Scalp care", "养护", 60, 29800, "care"),
     Treatment("MASSAGE", "肩颈按摩", "Neck and shoulder massage", "养护", 60, 26800, "massage", 10),
     Treatment("MAKEUP", "日常彩妆", "Day make-up", "化妆", 45, 28800, "makeup"),
-    Treatment("BRIDAL", "新娘造型", "Bridal styling", "化妆", 120, 98000, "makeup", 15),
+    Treatment("BRIDAL", "新娘造型", "Bridal styling", "化妆", 120, 98000, "makeup", 15, people=2),
     Treatment("NAILS", "美甲", "Manicure", "美甲", 45, 15800, "nails"),
+    Treatment("SPA", "热石水疗", "Hot stone spa", "养护", 90, 49800, "massage", 15),
+    Treatment("OIL", "精油升级", "Aroma oil", "养护", 15, 6800, "massage", people=0),
+    Treatment("CLASS", "彩妆小课", "Make-up class", "课程", 90, 19800, "makeup", people=0),
 )
 
 CHINESE = (
@@ -130,16 +150,33 @@ def text_of(at: datetime) -> str:
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def branch_body(number: int) -> dict[str, Any]:
-    """The request that opens a branch."""
+def closed_day(today: date) -> date:
+    """A Monday after all ordinary visits on which the branches in China stay closed: everything is counted."""
+    first = today + timedelta(days=FUTURE_DAYS + 1)
+    return first + timedelta(days=-first.weekday() % 7)
+
+
+def branch_body(number: int, today: date) -> dict[str, Any]:
+    """The request that opens a branch. The Sunday after the closed Monday is worked as a Monday (调休)."""
     hours = [{"weekday": day, "start_time": OPENS, "end_time": CLOSES} for day in WEEK]
-    return {**BRANCHES[number], "opening_hours": hours}
+    body = {**BRANCHES[number], "opening_hours": hours}
+    if BRANCHES[number]["time_zone"] == "Asia/Shanghai":
+        closed = closed_day(today)
+        body["holidays"] = [closed.isoformat()]
+        body["swapped_days"] = [{"day": (closed + timedelta(days=6)).isoformat(), "follows": WEEK[0]}]
+    return body
 
 
-def staff_body(number: int, branch_id: str) -> dict[str, Any]:
-    """The request that takes up a staff member."""
+def staff_body(number: int, branch_id: str, today: date) -> dict[str, Any]:
+    """The request that takes up a staff member, with what they can do and until when."""
     person = STAFF[number]
+    qualifications: list[dict[str, Any]] = [{"skill": skill, "grade": grade} for skill, grade in person.skill_grades]
+    for qualification in qualifications:
+        if qualification["skill"] == person.expiring_skill:
+            qualification["expires_on"] = (today + timedelta(days=FUTURE_DAYS + 9)).isoformat()
     return {
+        "grade": person.grade,
+        "qualifications": qualifications,
         "name": person.name,
         "code": f"S{number + 1:02d}",
         "title": person.title,
@@ -218,12 +255,15 @@ def customer_body(number: int, branch_ids: Sequence[str], staff_ids: Sequence[st
     return body
 
 
-def visits(today: date) -> list[Visit]:
-    """All bookings, past and future: nobody is in two places at once, and everybody can do what they are booked for."""
+def visits(today: date, reserved: Sequence[Reserved] = ()) -> list[Visit]:
+    """All bookings, past and future: nobody is in two places at once, and everybody can do what they are booked for.
+
+    What was planned before, `reserved`, is left alone. Of today's visits only those still to come can be booked.
+    """
     rng = random.Random("visits")  # noqa: S311 - a plan, not a secret
     found: list[Visit] = []
-    busy: set[tuple[int, date]] = set()
-    for offset in (*range(-PAST_DAYS, 0), *range(1, FUTURE_DAYS + 1)):
+    busy = {(customer, each.starts_at.date()) for each in reserved for customer in each.customers}
+    for offset in range(-PAST_DAYS, FUTURE_DAYS + 1):
         day = today + timedelta(days=offset)
         for staff, person in enumerate(STAFF):
             if day.weekday() in person.days_off:
@@ -233,15 +273,29 @@ def visits(today: date) -> list[Visit]:
             starts = [time(hour), time(hour + 3), time(hour + 6)]
             for at in rng.sample(starts, rng.choice((1, 2, 2, 3)) if offset < 0 else rng.choice((0, 1, 1, 2))):
                 customer = _free_customer(rng, person.branch, day, busy)
-                if at.hour + 3 > last or customer is None:
-                    continue
-                services = [number for number, service in enumerate(SERVICES) if service.skill in person.skills]
                 starts_at = moment(day, at, person.branch)
+                if at.hour + 3 > last or customer is None or _is_reserved(reserved, staff, starts_at):
+                    continue
+                services = _services_of(person, in_past=offset < 0)
                 ended = _ending(rng, starts_at) if offset < 0 else {}
                 found.append(
                     Visit(len(found), staff, rng.choice(services), customer, starts_at, rng.choice(SOURCES), **ended)
                 )
     return found
+
+
+def _is_reserved(reserved: Sequence[Reserved], staff: int, starts_at: datetime) -> bool:
+    """Whether the longest visit from then on would meet what was planned before."""
+    ends_at = starts_at + timedelta(hours=3)
+    return any(staff in each.staff and each.starts_at < ends_at and starts_at < each.ends_at for each in reserved)
+
+
+def _services_of(person: Person, *, in_past: bool) -> list[int]:
+    """What somebody can be booked for. What is to come is for one person: it takes nobody else's time."""
+    kinds = (1, 2) if in_past else (1,)
+    return [
+        number for number, service in enumerate(SERVICES) if service.skill in person.skills and service.people in kinds
+    ]
 
 
 def _free_customer(rng: random.Random, branch: int, day: date, busy: set[tuple[int, date]]) -> int | None:

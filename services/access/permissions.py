@@ -93,12 +93,16 @@ _BASIS = frozenset(
         "rosters.own",
     }
 )
-_AT_WORK = _BASIS | {"bookings.claim", "customers.read"}
+_OFFICE = _BASIS | {"customers.read"}
+# Bookings are offered to those who do them.
+_AT_WORK = _OFFICE | {"bookings.claim"}
 _CUSTOMERS = _BASIS | {"customers.read", "customers.read_contact", "customers.write", "bookings.write", "wallet.read"}
 _CALENDARS = {"calendars.read", "calendars.write"}
 _FRONT_DESK = (
     _CUSTOMERS
     | _CALENDARS
+    # Who rings to take a booking that is on offer has it written down.
+    | {"bookings.claim"}
     | {"stock.write", "wallet.top_up", "wallet.charge", "payments.read", "payments.write", "messages.read"}
 )
 
@@ -122,14 +126,14 @@ READY_MADE: Mapping[str, ReadyMadeRole] = {
             "finance",
             "财务",
             "Finance",
-            _AT_WORK
+            _OFFICE
             | {"wallet.read", "wallet.refund", "wallet.audit", "payments.read", "payments.write", "reports.read"},
         ),
         ReadyMadeRole(
             "legal",
             "法务",
             "Legal",
-            _AT_WORK
+            _OFFICE
             | {
                 "accounts.read",
                 "customers.read_contact",

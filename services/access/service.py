@@ -306,6 +306,7 @@ class Access:
                 raise not_found("account", "id")
             if not own:
                 await holders.check_caller_covers_row(unit, row)
+            unit.check_version(row["version"])
             changed = await unit.one(statements.CHANGE_PASSWORD, id=request.id, new_password_hash=password_hash)
             return holders.to_account(holders.there(changed))
 

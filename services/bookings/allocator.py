@@ -20,6 +20,7 @@ from asyncpg import BitString
 from chassis.db import prepare
 from chassis.unit import Unit
 from services.bookings import calendar, statements
+from services.bookings.board import OutOfDate, Versions
 from services.bookings.models import DAY_BITS, allocations
 
 DAY_BYTES = DAY_BITS // 8
@@ -65,6 +66,14 @@ DUE = prepare(
 Masks = dict[tuple[str, date], int]
 
 
+class Faster(asyncpg.SerializationError):
+    """Somebody else took the time first, and there is another one to be had: the call runs again.
+
+    What it had taken of the rest is let go with its transaction. Kept, it would stand in the way of those who wait for
+    it while this one waits for theirs.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """Time of a person, room, thing or customer: from step `first` to before step `last` (since 1970)."""
@@ -105,16 +114,21 @@ def number(value: BitString) -> int:
     return int.from_bytes(value.bytes, "big")
 
 
-async def claim(unit: Unit, booking: Mapping[str, Any], taken: Sequence[Taken]) -> set[str]:
+async def claim(
+    unit: Unit, booking: Mapping[str, Any], taken: Sequence[Taken], versions: Versions | None = None
+) -> set[str]:
     """Take time for a new booking and write the booking; answers whose time somebody else has, and then did nothing.
 
-    Raises asyncpg.ExclusionViolationError when bits and allocations disagree, which would be a fault of ours.
+    `versions` are those of the board that says who is there then. Raises OutOfDate when they are not the newest, and
+    asyncpg.ExclusionViolationError when bits and allocations disagree, which would be a fault of ours.
     """
     masks = masks_of(taken)
     # What a booking does not say is null.
     values = {**dict.fromkeys(statements.NEW_BOOKING), **booking}
-    row = await unit.one(statements.CLAIM, **values, **arguments(taken))
+    row = await unit.one(statements.CLAIM, **values, **arguments(taken), versions=versions)
     assert row is not None
+    if not row["is_current"]:
+        raise OutOfDate("what decides about a branch's time changed")
     got = set(zip(row["resource_ids"] or (), row["days"] or (), strict=True))
     lost = {key[0] for key in masks if key not in got}
     if lost and got:
@@ -212,6 +226,7 @@ async def swap(unit: Unit, moves: Sequence[Move]) -> None:
         expiries=[move.expires_at for move in moves for _ in move.new],
         **_columns([each for move in moves for each in move.new]),
     )
+    await _guard(unit, [each for move in moves for each in move.old])
 
 
 async def lengthen(unit: Unit, booking_id: str, more: Taken) -> bool:
@@ -237,7 +252,33 @@ async def keep(unit: Unit, booking_id: str, expires_at: datetime | None = None) 
 async def release(unit: Unit, booking_ids: Sequence[str]) -> None:
     """Give back the time of bookings."""
     rows = await unit.all(DELETE, ids=list(booking_ids))
-    await _change(unit, masks_of(Taken.of(row) for row in rows), {})
+    given_back = [Taken.of(row) for row in rows]
+    await _change(unit, masks_of(given_back), {})
+    await _guard(unit, given_back)
+
+
+async def _guard(unit: Unit, given_back: Sequence[Taken]) -> None:
+    """Give what was overbooked the time that is free now: it is one booking's only, and nobody else's to be booked."""
+    free = [each for each in given_back if each.guarded]
+    if not free:
+        return
+    rows = await unit.all(
+        statements.READ_UNGUARDED,
+        resource_ids=list({each.resource_id for each in free}),
+        given_from=calendar.moment_of(min(each.first for each in free)),
+        given_until=calendar.moment_of(max(each.last for each in free)),
+        now=unit.now,
+    )
+    for row in rows:
+        wanted = replace(Taken.of(row), guarded=True)
+        if not await lock(unit, (), [wanted]):
+            await _change(unit, {}, masks_of([wanted]))
+            await unit.run(
+                statements.GUARD,
+                booking_id=row["booking_id"],
+                resource_id=row["resource_id"],
+                starts_at=row["starts_at"],
+            )
 
 
 async def shorten(unit: Unit, booking_id: str, until: int, after: Mapping[str, int] | None = None) -> None:

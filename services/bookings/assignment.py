@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,9 +11,10 @@ from foyer.bookings.v1 import policies_pb2
 
 from chassis.db import prepare_sql
 from chassis.unit import Unit
-from services.bookings import calendar
+from services.bookings import calendar, nights
 from services.bookings.assignments import rota
 from services.bookings.availability import Need
+from services.bookings.plan import Question
 from services.bookings.times import Times
 
 CHOSEN = "chosen"
@@ -76,7 +78,7 @@ async def rank(unit: Unit, times: Times, need: Need, ids: Sequence[str], step: i
     nothing to say, as the rota on another day or the same person for somebody new, it is by load.
     """
     strategy = STRATEGIES[times.board.policy.assignment]
-    load = by_load(times, ids, step)
+    load = by_load(times, spread(ids, times.question, unit.attempt), step)
     if not load or need.chosen or strategy == LOAD:
         return Ranking(strategy, load)
     starts_at = calendar.moment_of(times.window.first_step + step)
@@ -96,13 +98,24 @@ async def rank(unit: Unit, times: Times, need: Need, ids: Sequence[str], step: i
     return Ranking(strategy, {identifier: scores.get(identifier, lowest) for identifier in ordered})
 
 
+def spread(ids: Iterable[str], question: Question, attempt: int) -> list[str]:
+    """Ids in order, who joined first first; after a conflict in an order of each customer's own.
+
+    So the first ones are filled up before others are begun, and who meets somebody there does not meet them again.
+    """
+    if attempt == 1:
+        return sorted(ids)
+    salt = f"{question.customer_id}{attempt}".encode()
+    return sorted(ids, key=lambda identifier: zlib.crc32(identifier.encode(), zlib.crc32(salt)))
+
+
 def by_load(times: Times, ids: Sequence[str], step: int) -> dict[str, float]:
-    """Minus the minutes that each is busy on the local day, the least busy first."""
+    """Minus the minutes that each is busy on the local day, the least busy first, equals as they come."""
     moment = calendar.moment_of(times.window.first_step + step)
     day = times.window.span(*calendar.local_day(times.board.time_zone, moment))
     minutes = {
-        identifier: -float((times.busy.get(identifier, 0) & day).bit_count() * calendar.STEP_MINUTES)
-        for identifier in sorted(ids)
+        identifier: 0.0 - (times.busy.get(identifier, 0) & day).bit_count() * calendar.STEP_MINUTES
+        for identifier in ids
     }
     return dict(sorted(minutes.items(), key=lambda item: -item[1]))
 
@@ -133,8 +146,8 @@ async def _by_same_person(unit: Unit, times: Times, starts_at: datetime) -> Mapp
 
 async def _by_rota(unit: Unit, times: Times, starts_at: datetime) -> Mapping[str, float]:
     """Minus the place of each in today's rota; the rota says nothing of other days."""
-    day = calendar.local_today(unit.now, times.board.time_zone)
-    if calendar.local_today(starts_at, times.board.time_zone) != day:
+    day = nights.today(times.board, unit.now)
+    if nights.today(times.board, starts_at) != day:
         return {}
     places = await rota.positions(unit, times.board, day)
     return {identifier: -float(place) for identifier, place in places.items()}

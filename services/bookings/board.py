@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from services.bookings import calendar, statements
 from services.bookings.calendar import Days
 
 MOST_BOARDS = 256
+MOST_CATALOGUES = 64
 MOST_BITMAPS = 5000
 FOREVER_DAY = 1_000_000
 NO_BRANCH = "00000000-0000-0000-0000-000000000000"
@@ -56,6 +57,25 @@ class Offered:
     price_rules: tuple[catalogue_pb2.PriceRule, ...]
     offer: catalogue_pb2.OfferRules
     add_on: catalogue_pb2.AddOnRules | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A service in the chain's catalogue, with what differs at some branches."""
+
+    service: Offered
+    """As it is where nothing differs."""
+    prices: Mapping[str, int]
+    branch_ids: frozenset[str]
+    """Branches that offer it; empty: all."""
+
+    def at(self, branch_id: str) -> Offered:
+        """The service as a branch offers it: the same object for all at which nothing differs."""
+        is_here = not self.branch_ids or branch_id in self.branch_ids
+        price = self.prices.get(branch_id, self.service.price_amount)
+        if is_here and price == self.service.branch_price_amount:
+            return self.service
+        return replace(self.service, branch_price_amount=price, offered_here=is_here)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +179,7 @@ def _cover(stretches: Stretches, first_day: int, days: int) -> int:
 # --- kept by the process ---
 
 _boards: OrderedDict[tuple[str, str], Board] = OrderedDict()
+_catalogues: OrderedDict[str, tuple[int, Sequence[Listed]]] = OrderedDict()
 
 
 def kept(unit: Unit, branch_id: str) -> Board | None:
@@ -189,7 +210,7 @@ async def load(unit: Unit, branch_id: str) -> Board:
         raise Absent("branch", branch_id, field="branch_id")
     # A night shift or a zone far from UTC belongs to the day before.
     since = (unit.now - timedelta(days=3)).date()
-    services = await unit.all(statements.READ_SERVICES)
+    listed = await _catalogue(unit, versions["chain_version"])
     people = await _people(unit, branch_id, since)
     things = await unit.all(statements.READ_THINGS, branch_id=branch_id)
     blocks = await unit.all(statements.READ_BLOCKS, branch_id=branch_id, since=since)
@@ -203,7 +224,7 @@ async def load(unit: Unit, branch_id: str) -> Board:
         opening_hours=branch["opening_hours"],
         holidays=branch["holidays"],
         swapped=calendar.parse_swapped(branch["swapped_days"]),
-        services={row["id"]: _service(row, branch_id) for row in services},
+        services={each.service.id: each.at(branch_id) for each in listed},
         people=people,
         things={row["id"]: _thing(row, blocks) for row in things},
         type_names={row["id"]: row["name"] for row in types},
@@ -213,6 +234,17 @@ async def load(unit: Unit, branch_id: str) -> Board:
     while len(_boards) > MOST_BOARDS:
         _boards.popitem(last=False)
     return board
+
+
+class OutOfDate(asyncpg.SerializationError):
+    """What decides about time changed since it was read: the call runs again."""
+
+
+async def hold(unit: Unit, known: Board) -> None:
+    """Keep what decides about a branch's time as it is until the end of the unit. Raises OutOfDate when it changed."""
+    rows = await unit.all(statements.LOCK_VERSIONS, branch_id=known.branch_id)
+    if any(row["version"] not in known.versions for row in rows):
+        raise OutOfDate("what decides about a branch's time changed")
 
 
 def policy_of(stored: bytes | None, version: int | None) -> policies_pb2.BookingPolicy:
@@ -234,9 +266,22 @@ def policy_of(stored: bytes | None, version: int | None) -> policies_pb2.Booking
     return policy
 
 
-def _service(row: asyncpg.Record, branch_id: str) -> Offered:
-    prices = dict(zip(row["price_branch_ids"], row["price_branch_amounts"], strict=True))
-    return Offered(
+async def _catalogue(unit: Unit, version: int) -> Sequence[Listed]:
+    """The catalogue of the chain, which all its branches share; read once for each version of the chain."""
+    known = _catalogues.get(unit.chain_id)
+    if known is None or known[0] != version:
+        known = _catalogues[unit.chain_id] = (
+            version,
+            tuple(_listed(row) for row in await unit.all(statements.READ_SERVICES)),
+        )
+        while len(_catalogues) > MOST_CATALOGUES:
+            _catalogues.popitem(last=False)
+    _catalogues.move_to_end(unit.chain_id)
+    return known[1]
+
+
+def _listed(row: asyncpg.Record) -> Listed:
+    service = Offered(
         id=row["id"],
         name=row["name"],
         version=row["version"],
@@ -245,17 +290,19 @@ def _service(row: asyncpg.Record, branch_id: str) -> Offered:
         buffer_after_minutes=row["buffer_after_minutes"],
         price_amount=row["price_amount"],
         currency=row["currency"],
-        branch_price_amount=prices.get(branch_id, row["price_amount"]),
+        branch_price_amount=row["price_amount"],
         required_skills=tuple(row["required_skills"]),
         deposit_amount=row["deposit_amount"],
         deposit_percent=row["deposit_percent"],
-        offered_here=not row["branch_ids"] or branch_id in row["branch_ids"],
+        offered_here=True,
         active=row["active"],
         plan=catalogue_pb2.ServicePlan.FromString(row["plan"] or b""),
         price_rules=tuple(catalogue_pb2.PriceRules.FromString(row["price_rules"] or b"").rules),
         offer=catalogue_pb2.OfferRules.FromString(row["offer"] or b""),
         add_on=None if row["add_on"] is None else catalogue_pb2.AddOnRules.FromString(row["add_on"]),
     )
+    prices = dict(zip(row["price_branch_ids"], row["price_branch_amounts"], strict=True))
+    return Listed(service, prices, frozenset(row["branch_ids"]))
 
 
 async def _people(unit: Unit, branch_id: str, since: date) -> dict[str, Person]:

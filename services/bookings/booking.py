@@ -16,7 +16,7 @@ from chassis.ids import new_id
 from chassis.unit import Unit
 from services.bookings import allocator, board, calendar, changes, choice, deposits, domain, freed, sale, times
 from services.bookings import plan as plans
-from services.bookings.allocator import Taken
+from services.bookings.allocator import Faster, Taken
 from services.bookings.asking import check_asked, question_asked
 from services.bookings.assignments import rota
 from services.bookings.availability import HORIZON_DAYS
@@ -24,7 +24,7 @@ from services.bookings.choice import Given
 from services.bookings.common import refuse_if
 from services.bookings.freed import How
 from services.bookings.models import staff
-from services.bookings.plan import Line, Question
+from services.bookings.plan import Compiled, Line, Question
 from services.bookings.resources import stock
 from services.bookings.rows import (
     OVERRIDE,
@@ -91,7 +91,7 @@ async def create(request: pb.CreateBookingRequest, unit: Unit, **columns: Any) -
         taken = given.taken()
         await expire_in_the_way(unit, found, taken)
         values = new_values(request, unit, found, given, package) | columns
-        lost = await allocator.claim(unit, values, taken)
+        lost = await allocator.claim(unit, values, taken, found.board.versions)
         if not lost:
             if given.is_by_turn and given.staff_id is not None:
                 await rota.take_turn(unit, found.board, given.starts_at, given.staff_id)
@@ -101,6 +101,8 @@ async def create(request: pb.CreateBookingRequest, unit: Unit, **columns: Any) -
             if each.resource_id in lost:
                 busy = found.busy.get(each.resource_id, 0)
                 found.busy[each.resource_id] = busy | found.window.span(each.first, each.last)
+        if unit.is_repeatable and await choice.choose(unit, found, step) is not None:
+            raise Faster("somebody else was faster")
     raise await _refusal(unit, found, starts_at)
 
 
@@ -109,17 +111,17 @@ def anchor_of(unit: Unit, starts_at: datetime) -> datetime:
     return min(max(starts_at, unit.now), unit.now + timedelta(days=HORIZON_DAYS))
 
 
-async def check_time(unit: Unit, found: Times, starts_at: datetime) -> None:
+async def check_time(unit: Unit, found: Times, starts_at: datetime, reading: times.Reading | None = None) -> None:
     """Refuse NOT_BOOKABLE what cannot be booked whoever is free."""
     if found.reason is not None and found.reason.startswith("staff_"):
         await check_staff_known(unit, found)
-    reason = reason_against(found, starts_at, unit.now)
+    reason = reason_against(found, starts_at, unit.now, offered_only=changes.is_customer(unit.caller))
     if reason is not None:
-        raise domain.not_bookable(reason, await times.nearest(unit, found.question, starts_at))
+        raise domain.not_bookable(reason, await times.nearest(unit, found.question, starts_at, reading))
 
 
-def reason_against(found: Times, starts_at: datetime, now: datetime) -> str | None:
-    """Why a time cannot be booked whoever is free; None when it can."""
+def reason_against(found: Times, starts_at: datetime, now: datetime, *, offered_only: bool = False) -> str | None:
+    """Why a time cannot be booked whoever is free; None when it can. `offered_only`: what is not offered cannot."""
     if found.reason is not None:
         return found.reason
     if starts_at < now:
@@ -129,7 +131,7 @@ def reason_against(found: Times, starts_at: datetime, now: datetime) -> str | No
     if starts_at > found.latest(now):
         return "too_far"
     step = calendar.last_step(starts_at) - found.window.first_step
-    ruled = plans.channel_rule(found.board, found.question.source) is not None
+    ruled = offered_only or plans.channel_rule(found.board, found.question.source) is not None
     if ruled and not any(found.grid(plan) >> step & 1 for plan in found.compiled.plans):
         return "off_grid"
     reason, _ = choice.reason_of_time(found, step)
@@ -144,11 +146,11 @@ async def check_staff_known(unit: Unit, found: Times) -> None:
             raise not_found("staff", f"{line.field}staff_id")
 
 
-async def _refusal(unit: Unit, found: Times, starts_at: datetime) -> Refusal:
+async def _refusal(unit: Unit, found: Times, starts_at: datetime, reading: times.Reading | None = None) -> Refusal:
     step = calendar.last_step(starts_at) - found.window.first_step
     if choice.is_only_customer_busy(found, step):
         return Refusal("CUSTOMER_BUSY")
-    return domain.slot_taken(await times.nearest(unit, found.question, starts_at))
+    return domain.slot_taken(await times.nearest(unit, found.question, starts_at, reading))
 
 
 async def expire_in_the_way(unit: Unit, found: Times, wanted: Sequence[Taken]) -> None:
@@ -359,9 +361,10 @@ async def move_to(
     old = await allocator.of_booking(unit, row["id"])
     found, given = await find_other(unit, question, lines, old, starts_at)
     taken = given.taken()
+    await board.hold(unit, found.board)
     await expire_in_the_way(unit, found, taken)
     if await allocator.move(unit, row["id"], old, taken, row["expires_at"]):
-        raise domain.slot_taken(await times.nearest(unit, question, starts_at))
+        raise domain.slot_taken(await times.nearest(unit, question, starts_at, _reading(unit, question, lines, old)))
     moved = pb.BookingLines(lines=choice.moved_lines(lines, given)).SerializeToString()
     given_to = {"staff_id": given.staff_id, "starts_at": given.starts_at, "ends_at": given.ends_at, "lines": moved}
     changed = await write(unit, row, **given_to, **changes)
@@ -376,14 +379,20 @@ async def find_other(
 
     Raises Refusal SLOT_TAKEN, NOT_BOOKABLE, CUSTOMER_BUSY.
     """
+    reading = _reading(unit, question, lines, old)
     found = await read_other(unit, question, lines, old, anchor_of(unit, starts_at))
-    await check_time(unit, found, starts_at)
+    await check_time(unit, found, starts_at, reading)
     step = calendar.last_step(starts_at) - found.window.first_step
     kept = [assigned.id for line in lines for assigned in line.assignments]
     given = await choice.choose(unit, found, step, kept)
     if given is None:
-        raise await _refusal(unit, found, starts_at)
+        raise await _refusal(unit, found, starts_at, reading)
     return found, given
+
+
+def _reading(unit: Unit, question: Question, lines: Sequence[pb.BookingLine], old: Sequence[Taken]) -> times.Reading:
+    """What is offered instead is offered to those lines, too."""
+    return lambda earliest, latest: read_other(unit, question, lines, old, earliest, latest)
 
 
 async def read_other(
@@ -398,9 +407,7 @@ async def read_other(
     known = await board.of_branch(unit, question.branch_id)
     plan = plans.of_booking(known, question, lines)
     found = await times.read(unit, question, earliest, latest_end, plan=plan)
-    compiled = plans.compile_plans(found.board, question)
-    if compiled.reason is not None:
-        found.compiled = compiled
+    found.compiled = Compiled((plan,), choice.reason_to_stay(found.board, question))
     for each in old:
         if each.guarded and each.resource_id in found.busy:
             found.busy[each.resource_id] &= ~found.window.span(each.first, each.last)

@@ -18,7 +18,7 @@ from services.bookings.assignment import Ranking
 from services.bookings.availability import Need
 from services.bookings.board import Board, Person
 from services.bookings.calendar import STEP_SECONDS
-from services.bookings.plan import Plan, PlannedLine
+from services.bookings.plan import Plan, PlannedLine, Question
 from services.bookings.times import Times
 
 
@@ -112,7 +112,7 @@ async def _give(
         if need.kind == plans.STAFF:
             ranking = await assignment.rank(unit, times, need, ids, step)
         else:
-            ranking = Ranking("first", dict.fromkeys(sorted(ids), 0.0))
+            ranking = Ranking("any", dict.fromkeys(assignment.spread(ids, times.question, unit.attempt), 0.0))
         rankings.append(ranking)
         mine = sorted(ranking.ids, key=lambda identifier: identifier not in preferred)
         if index == plan.lead:
@@ -166,6 +166,17 @@ def reason_of_time(times: Times, step: int) -> tuple[str | None, str | None]:
         need = plan.needs[missing]
         reason = (_lack(need), need.name)
     return reason
+
+
+def reason_to_stay(board: Board, question: Question) -> str | None:
+    """Why a booking that was sold cannot be moved whatever the time; None when it can.
+
+    That a service is no longer sold does not reach what was sold before.
+    """
+    if not board.active:
+        return "branch_closed_down"
+    reasons = (plans.staff_reason(board, line, board.services[line.service_id]) for line in question.lines)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _lack(need: Need) -> str:

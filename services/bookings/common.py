@@ -36,6 +36,16 @@ def after_key(token: str) -> tuple[str, str] | None:
     return text, identifier
 
 
+def after_id(token: str) -> str | None:
+    """The id after which a page begins; None for the first page. Raises Refusal INVALID_REQUEST."""
+    values = cursor_decode(token, 1)
+    if values is None:
+        return None
+    if not isinstance(values[0], str) or not UUID_PATTERN.fullmatch(values[0]):
+        raise wrong_token()
+    return values[0]
+
+
 def stored(message_type: type[M], value: bytes | None) -> M | None:
     """A message as a column keeps it, or None."""
     return None if value is None else message_type.FromString(value)

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from chassis.app import Context
 from chassis.db import prepare
-from chassis.unit import system_caller
-from services.bookings import allocator, booking
+from chassis.unit import Unit, system_caller
+from services.bookings import allocator, booking, one_by_one
 from services.bookings.models import allocations
 
 MOST_CHAINS = 100
@@ -25,5 +25,10 @@ async def expire_holds(context: Context) -> None:
     async with context.system_store.unit(system_caller(context.name, ""), read_only=True) as unit:
         chains = [row["chain_id"] for row in await unit.all(CHAINS_WITH_DUE, now=unit.now)]
     for chain_id in chains:
-        async with context.store.unit(system_caller(context.name, chain_id)) as unit:
-            await booking.expire(unit, sorted(await allocator.due(unit)))
+        async with context.store.unit(system_caller(context.name, chain_id), read_only=True) as unit:
+            due = await allocator.due(unit)
+        await one_by_one.each(context, "expire-holds", chain_id, due, _expire)
+
+
+async def _expire(unit: Unit, booking_id: str) -> None:
+    await booking.expire(unit, [booking_id])

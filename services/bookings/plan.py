@@ -185,7 +185,7 @@ def standing_reason(
         allowed = add_on.add_on.service_ids if add_on.add_on is not None else ()
         if add_on.add_on is None or (allowed and service.id not in allowed):
             return "add_on_elsewhere"
-    return _channel_reason(board, question, line, (service, *add_ons)) or _staff_reason(board, line, service)
+    return _channel_reason(board, question, line, (service, *add_ons)) or staff_reason(board, line, service)
 
 
 def _channel_reason(board: Board, question: Question, line: Line, services: Sequence[Offered]) -> str | None:
@@ -203,7 +203,8 @@ def channel_rule(board: Board, source: str | None) -> policies_pb2.ChannelRule |
     return next((rule for rule in board.policy.channels if rule.channel == source), None)
 
 
-def _staff_reason(board: Board, line: Line, service: Offered) -> str | None:
+def staff_reason(board: Board, line: Line, service: Offered) -> str | None:
+    """Why whom a line names cannot lead it, whatever the time; None when they can."""
     if line.staff_id is None:
         return None
     person = board.people.get(line.staff_id)
@@ -302,8 +303,8 @@ def _lay(
     for position, role in enumerate(roles):
         leads = position == 0
         chosen = choices.pop(role.name, [])
-        if leads and line.staff_id is not None and line.staff_id not in chosen:
-            chosen.append(line.staff_id)
+        if leads and line.staff_id is not None:
+            chosen = [line.staff_id, *(each for each in chosen if each != line.staff_id)]  # who is asked for leads
         pool = [person.id for person in _able(board, service, role, leads=leads)]
         if leads and leaders is not None:
             pool = [identifier for identifier in pool if identifier in leaders]

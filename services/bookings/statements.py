@@ -18,6 +18,18 @@ from (values ('00000000-0000-0000-0000-000000000000'::uuid)) as none(id)
     "branch_id",
     name="select_board_versions",
 )
+# The same, locked until the end of the unit: whoever changes what decides waits for who takes time by it, and the other
+# way round. A lock that had to wait reads what is there then.
+LOCK_VERSIONS = prepare_sql(
+    """
+select version from board_versions
+where chain_id = $1::uuid and branch_id in ('00000000-0000-0000-0000-000000000000', $2::uuid)
+order by branch_id for share
+""",
+    "chain_id",
+    "branch_id",
+    name="select_board_versions",
+)
 READ_BRANCH = prepare_sql(
     """
 select b.time_zone, b.opening_hours, b.holidays, b.swapped_days, b.active, p.policy, p.version as policy_version
@@ -128,6 +140,21 @@ cross join lateral (
     name="select_resource_days",
 )
 
+# The same for who means to take time: until the end of the unit nobody changes what decides about it. Who changes it at
+# this moment is waited for, and then the versions that are read here are old, which the claim notices.
+READ_BUSY_TO_TAKE = prepare_sql(
+    READ_BUSY.sql.replace(
+        "select\n",
+        """select
+  pg_advisory_xact_lock_shared(hashtextextended('board ' || $1::uuid || '00000000-0000-0000-0000-000000000000', 0)),
+  pg_advisory_xact_lock_shared(hashtextextended('board ' || $1::uuid || $2::uuid, 0)),
+""",
+        1,
+    ),
+    *READ_BUSY.names,
+    name="select_resource_days",
+)
+
 # The same for some days only, which may lie far apart.
 READ_BUSY_ON_DAYS = prepare_sql(
     READ_BUSY.sql.replace("d.day >= $5::date and d.day <= $6::date", "d.day = any($8::date[])"),
@@ -193,32 +220,44 @@ _TYPES = {
     "boolean": ("overlap_allowed",),
 }
 _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names}
-_VALUES = ", ".join(f"${n}::{_TYPE_OF.get(name, 'text')}" for n, name in enumerate(NEW_BOOKING, start=9))
+_FIRST = 10
+_VALUES = ", ".join(f"${n}::{_TYPE_OF.get(name, 'text')}" for n, name in enumerate(NEW_BOOKING, start=_FIRST))
+
+
+def _value(name: str) -> str:
+    return f"${_FIRST + NEW_BOOKING.index(name)}::{_TYPE_OF.get(name, 'text')}"
+
 
 # Take the bits, and only when all of them were free write down whose they are and the booking. It answers those whose
 # bits were taken: when some are missing, somebody else was faster, and the caller gives back what it got. Rows are
-# taken by resource and day, as everywhere.
+# taken by resource and day, as everywhere. Nothing is taken by a board that is out of date.
 CLAIM = prepare_sql(
     f"""
-with claimed as (
+with standing as materialized (
+  select version from board_versions
+  where chain_id = $1::uuid and branch_id in ('00000000-0000-0000-0000-000000000000', {_value("branch_id")})
+), current as materialized (
+  select 1 where $9::bigint[] is null or (select coalesce(bool_and(version = any($9::bigint[])), true) from standing)
+), claimed as (
   insert into resource_days (chain_id, resource_id, day, busy)
   select $1::uuid, w.resource_id, w.day, w.mask
-  from unnest($2::uuid[], $3::date[], $4::bit(288)[]) as w(resource_id, day, mask) order by w.resource_id, w.day
+  from unnest($2::uuid[], $3::date[], $4::bit(288)[]) as w(resource_id, day, mask), current
+  order by w.resource_id, w.day
   on conflict (chain_id, resource_id, day) do update set busy = resource_days.busy | excluded.busy
   where resource_days.busy & excluded.busy = 0::bit(288)
   returning resource_id, day
 ), complete as (
-  select 1 from claimed having count(*) = cardinality($2::uuid[])
+  select 1 from claimed having count(*) = cardinality($2::uuid[]) and exists (select from current)
 ), allocated as (
   insert into allocations (chain_id, booking_id, resource_id, starts_at, ends_at, expires_at, guarded)
-  select $1::uuid, $9::uuid, a.resource_id, a.starts_at, a.ends_at, ${9 + NEW_BOOKING.index("expires_at")}::timestamptz,
-    a.guarded
+  select $1::uuid, {_value("id")}, a.resource_id, a.starts_at, a.ends_at, {_value("expires_at")}, a.guarded
   from unnest($5::uuid[], $6::timestamptz[], $7::timestamptz[], $8::boolean[])
     as a(resource_id, starts_at, ends_at, guarded), complete
 ), booked as (
   insert into bookings (chain_id, {", ".join(NEW_BOOKING)}) select $1::uuid, {_VALUES} from complete
 )
-select array_agg(resource_id::text) as resource_ids, array_agg(day) as days from claimed
+select array_agg(resource_id::text) as resource_ids, array_agg(day) as days, exists (select from current) as is_current
+from claimed
 """,  # noqa: S608 - constants only
     "chain_id",
     "mask_ids",
@@ -228,6 +267,7 @@ select array_agg(resource_id::text) as resource_ids, array_agg(day) as days from
     "taken_from",
     "taken_until",
     "taken_guarded",
+    "versions",
     *NEW_BOOKING,
     name="insert_bookings",
 )
@@ -247,6 +287,32 @@ from unnest($2::uuid[], $3::timestamptz[], $4::uuid[], $5::timestamptz[], $6::ti
     "taken_from",
     "taken_until",
     "taken_guarded",
+)
+
+# What was overbooked and has no bits, close to where time was given back.
+READ_UNGUARDED = prepare_sql(
+    """
+select booking_id, resource_id, starts_at, ends_at, guarded from allocations
+where chain_id = $1::uuid and resource_id = any($2::uuid[]) and starts_at > $3::timestamptz - interval '2 days'
+  and starts_at < $4::timestamptz and ends_at > $3::timestamptz and not guarded
+  and (expires_at is null or expires_at > $5::timestamptz)
+order by starts_at, booking_id, resource_id limit 100
+""",
+    "chain_id",
+    "resource_ids",
+    "given_from",
+    "given_until",
+    "now",
+)
+GUARD = prepare_sql(
+    """
+update allocations set guarded = true
+where chain_id = $1::uuid and booking_id = $2::uuid and resource_id = $3::uuid and starts_at = $4::timestamptz
+""",
+    "chain_id",
+    "booking_id",
+    "resource_id",
+    "starts_at",
 )
 
 # Days that a move needs, made where they are missing, then locked in one order for everybody.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,8 +28,12 @@ MOST_NAMED = 10
 NEAREST_DAYS = ((1, 1), (7, 14))
 MOST_READS = 5
 
+WALK_IN = "walk_in"
+"""The source of bookings of who walked in."""
 Offer = tuple[int, int, list[str]]
 """First step since 1970, length in steps, and everybody who could lead it."""
+Reading = Callable[[datetime, datetime], Awaitable["Times"]]
+"""Reads what is free between two moments."""
 
 
 @dataclass(slots=True)
@@ -84,9 +88,11 @@ class Times:
         return calendar.grid(step, board_.time_zone, window.first_day, window.days)
 
     def earliest(self, now: datetime) -> datetime:
-        """The first moment that can be booked."""
+        """The first moment that can be booked. Who stands at the desk gave no notice."""
         rule = plans.channel_rule(self.board, self.question.source)
         own = rule is not None and rule.HasField("lead_minutes")
+        if self.question.source == WALK_IN and not own:
+            return now
         return now + timedelta(
             minutes=rule.lead_minutes if own and rule is not None else self.board.policy.lead_minutes
         )
@@ -178,7 +184,7 @@ async def read(
             compiled = Compiled((plan,))
         window = window_of(known, compiled, earliest, latest_end)
         row = await unit.one(
-            statements.READ_BUSY,
+            statements.READ_BUSY if unit.read_only else statements.READ_BUSY_TO_TAKE,
             branch_id=question.branch_id,
             customer_ids=question.customer_ids,
             ids=compiled.ids,
@@ -254,8 +260,11 @@ def busy_and_holds(row: asyncpg.Record, window: Window) -> tuple[dict[str, int],
     return busy, holds
 
 
-async def nearest(unit: Unit, question: Question, wanted: datetime) -> list[Any]:
-    """Up to five free slots close to a wanted moment, the closest first, as JSON values of foyer.bookings.v1.Slot."""
+async def nearest(unit: Unit, question: Question, wanted: datetime, reading: Reading | None = None) -> list[Any]:
+    """Up to five free slots close to a wanted moment, the closest first, as JSON values of foyer.bookings.v1.Slot.
+
+    `reading` reads what is free from one moment to another; the question as one for a new booking when not given.
+    """
     horizon = unit.now + timedelta(days=availability.HORIZON_DAYS)
     anchor = min(max(wanted, unit.now), horizon)
     wanted_step = calendar.last_step(anchor)
@@ -263,7 +272,7 @@ async def nearest(unit: Unit, question: Question, wanted: datetime) -> list[Any]
     for days_before, days_after in NEAREST_DAYS:
         earliest = max(anchor - timedelta(days=days_before), unit.now)
         latest = min(anchor + timedelta(days=days_after), horizon) + availability.MOST_DURATION
-        times = await read(unit, question, earliest, latest)
+        times = await (read(unit, question, earliest, latest) if reading is None else reading(earliest, latest))
         found = times.offers(earliest, latest, unit.now)
         offers = sorted(found, key=lambda offer: (abs(offer[0] - wanted_step), offer[0]))[:MOST_NEAREST]
         if times.reason is not None or len(offers) == MOST_NEAREST:

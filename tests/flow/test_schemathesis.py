@@ -20,7 +20,7 @@ from tools.running import Running
 EXAMPLES = 8
 LONG_EXAMPLES = 200
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-LEAST_OPERATIONS = 50
+LEAST_OPERATIONS = 150
 
 
 @pytest.mark.timeout(1200)

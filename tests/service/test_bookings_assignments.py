@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from foyer.bookings.v1 import assignments_pb2, catalogue_pb2, policies_pb2
+from foyer.bookings.v1 import assignments_pb2, catalogue_pb2, classes_pb2, policies_pb2, resources_pb2
 from foyer.bookings.v1 import bookings_pb2 as pb
 
 from chassis.clock import FrozenClock
@@ -18,7 +18,7 @@ from chassis.db import prepare_sql
 from chassis.errors import Refusal
 from chassis.testing import Platform
 from services.bookings.assignments.claims import advance_offers
-from tests.service.bookings_shop import NOW, Shop, at, bookings_alone
+from tests.service.bookings_shop import NOW, Shop, at, bookings_alone, stamp
 from tools.servers import Servers
 
 SET_POLICY = prepare_sql(
@@ -26,6 +26,9 @@ SET_POLICY = prepare_sql(
     " on conflict (chain_id) do update set policy = excluded.policy",
     "chain_id",
     "policy",
+)
+SPOIL = prepare_sql(
+    "update claim_offers set steps = '\\xff'::bytea where chain_id = $1::uuid and id = $2::uuid", "chain_id", "id"
 )
 OFFERS = prepare_sql("select body from outbox where subject = $2 and chain_id = $1::uuid", "chain_id", "subject")
 
@@ -191,7 +194,102 @@ async def test_time_is_added_where_everybody_is_free(shop: Shop) -> None:
     await shop.check_time()
 
 
+async def test_a_hold_that_ran_out_is_not_in_the_way_of_more_time(shop: Shop) -> None:
+    add_on = await shop.new_service(name="More", duration_minutes=30, add_on=catalogue_pb2.AddOnRules())
+    booking = await shop.book(at(1, 10), staff=0)
+    held = await shop.book(at(1, 11), staff=0, hold=True)
+    request = assignments_pb2.ExtendBookingRequest(id=booking.id, add_on_id=add_on)
+    assert (await shop.refused("ExtendBooking", request)).code == "SLOT_TAKEN"
+    shop.clock.advance(timedelta(minutes=11))
+    await shop.call("ExtendBooking", request)
+    assert await shop.told(held.id) == ["BookingHeld", "BookingExpired"]
+    assert await shop.check_time() == 1
+
+
+async def test_what_is_added_takes_its_materials_and_a_seat_in_a_class_is_not_longer(shop: Shop) -> None:
+    item = await shop.call(
+        "CreateStockItem", resources_pb2.CreateStockItemRequest(branch_id=shop.branch, name="Oil", unit="ml")
+    )
+    plan = catalogue_pb2.ServicePlan(materials=[catalogue_pb2.MaterialNeed(stock_item_id=item.id, quantity=5)])
+    add_on = await shop.new_service(name="Oil", duration_minutes=5, add_on=catalogue_pb2.AddOnRules(), plan=plan)
+    booking = await shop.book(at(1, 10), staff=0)
+    longer = await shop.call("ExtendBooking", assignments_pb2.ExtendBookingRequest(id=booking.id, add_on_id=add_on))
+    assert [(each.stock_item_id, each.quantity) for each in longer.lines[0].materials] == [(item.id, 5)]
+    enrolment = await enrolled(shop)
+    seat = assignments_pb2.ExtendBookingRequest(id=enrolment.id, add_on_id=add_on)
+    assert (await shop.refused("ExtendBooking", seat)).code == "NOT_BOOKABLE"
+
+
+async def enrolled(shop: Shop) -> pb.Booking:
+    session = await shop.call(
+        "CreateClassSession",
+        classes_pb2.CreateClassSessionRequest(
+            branch_id=shop.branch, service_id=shop.service, starts_at=stamp(at(2, 10)), seats=5
+        ),
+    )
+    request = classes_pb2.CreateEnrolmentRequest(id=session.id, customer_id=shop.customer)
+    enrolment: pb.Booking = await shop.call("CreateEnrolment", request)
+    return enrolment
+
+
 # --- offers ---
+
+
+async def test_nobody_waits_for_a_group_of_none(shop: Shop) -> None:
+    shop.staff.append(await shop.new_staff())
+    offer = await offered(
+        shop,
+        assignments_pb2.OfferStep(min_grade=9, minutes=10),
+        assignments_pb2.OfferStep(staff_ids=[shop.staff[1]], minutes=10),
+        assignments_pb2.OfferStep(min_grade=9, minutes=10),
+    )
+    assert (offer.step, list(offer.candidate_ids)) == (1, [shop.staff[1]])
+    shop.clock.advance(timedelta(minutes=10))
+    await advance_offers(shop.platform["bookings"].context)
+    now = await shop.call("GetClaimOffer", assignments_pb2.GetClaimOfferRequest(id=offer.id))
+    assert now.status == assignments_pb2.CLAIM_OFFER_STATUS_ESCALATED
+    none = assignments_pb2.OfferBookingRequest(
+        id=offer.booking_id, steps=[assignments_pb2.OfferStep(min_grade=9, minutes=10)]
+    )
+    assert (await shop.refused("OfferBooking", none)).code == "NOT_BOOKABLE"
+    seat = assignments_pb2.OfferBookingRequest(
+        id=(await enrolled(shop)).id, steps=[assignments_pb2.OfferStep(minutes=10)]
+    )
+    assert (await shop.refused("OfferBooking", seat)).code == "NOT_BOOKABLE"
+
+
+async def test_an_offer_that_fails_holds_up_no_other(shop: Shop) -> None:
+    broken = await offered(shop, assignments_pb2.OfferStep(minutes=10))
+    booking = await shop.book(at(1, 12), staff=0)
+    request = assignments_pb2.OfferBookingRequest(id=booking.id, steps=[assignments_pb2.OfferStep(minutes=11)])
+    sound = await shop.call("OfferBooking", request)
+    async with shop.unit() as unit:
+        await unit.run(SPOIL, id=broken.id)
+    shop.clock.advance(timedelta(minutes=12))
+    await advance_offers(shop.platform["bookings"].context)
+    now = await shop.call("GetClaimOffer", assignments_pb2.GetClaimOfferRequest(id=sound.id))
+    assert now.status == assignments_pb2.CLAIM_OFFER_STATUS_ESCALATED
+
+
+async def test_whose_customer_is_there_already_can_still_be_claimed(shop: Shop) -> None:
+    shop.staff.append(await shop.new_staff())
+    await use(shop, policies_pb2.ASSIGNMENT_STRATEGY_LOAD, lead_minutes=60)
+    offer = await offered(shop, assignments_pb2.OfferStep(minutes=10000))
+    shop.clock.advance(at(1, 10, 5) - shop.clock.now())
+    await shop.call("CheckInBooking", pb.CheckInBookingRequest(id=offer.booking_id))
+    assert await outcome(shop, offer, shop.staff[1]) == "won"
+    booking = await shop.call("GetBooking", pb.GetBookingRequest(id=offer.booking_id))
+    assert (booking.staff_id, booking.status) == (shop.staff[1], pb.BOOKING_STATUS_CHECKED_IN)
+    assert await shop.check_time() == 1
+
+
+async def test_a_hold_that_ran_out_cannot_be_offered_or_claimed(shop: Shop) -> None:
+    held = await shop.book(at(1, 10), staff=0, hold=True)
+    request = assignments_pb2.OfferBookingRequest(id=held.id, steps=[assignments_pb2.OfferStep(minutes=60)])
+    offer = await shop.call("OfferBooking", request)
+    shop.clock.advance(timedelta(minutes=11))
+    assert await outcome(shop, offer, shop.staff[0]) == "OFFER_GONE"
+    assert (await shop.refused("OfferBooking", request)).code == "WRONG_STATE"
 
 
 async def offered(shop: Shop, *steps: assignments_pb2.OfferStep) -> assignments_pb2.ClaimOffer:
@@ -277,7 +375,10 @@ async def test_offers_of_their_own_and_rights(shop: Shop) -> None:
 async def test_an_offer_can_be_taken_back(shop: Shop) -> None:
     offer = await offered(shop, assignments_pb2.OfferStep(minutes=10))
     request = assignments_pb2.WithdrawClaimOfferRequest(id=offer.id)
-    taken_back = await shop.call("WithdrawClaimOffer", request)
+    stale = assignments_pb2.ClaimBookingRequest(id=offer.id, staff_id=shop.staff[0])
+    assert (await shop.refused("WithdrawClaimOffer", request, if_match=9)).code == "PRECONDITION_FAILED"
+    assert (await shop.refused("ClaimBooking", stale, if_match=9)).code == "PRECONDITION_FAILED"
+    taken_back = await shop.call("WithdrawClaimOffer", request, if_match=offer.version)
     assert taken_back.status == assignments_pb2.CLAIM_OFFER_STATUS_WITHDRAWN
     assert (await shop.refused("WithdrawClaimOffer", request)).code == "OFFER_GONE"
     await offered_again(shop, offer.booking_id)

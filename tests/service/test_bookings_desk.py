@@ -9,15 +9,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from foyer.bookings.v1 import assignments_pb2, catalogue_pb2, policies_pb2, resources_pb2
 from foyer.bookings.v1 import bookings_pb2 as pb
-from foyer.bookings.v1 import catalogue_pb2, policies_pb2, resources_pb2
 from foyer.bookings.v1 import front_desk_pb2 as desk
 
 from chassis.clock import FrozenClock
 from chassis.db import prepare_sql
 from chassis.testing import Platform
 from services.bookings.desk.clocks import watch_arrivals
-from tests.service.bookings_shop import Shop, at, bookings_alone, intervals, stamp
+from tests.service.bookings_shop import Shop, at, bookings_alone, intervals, stamp, yuan
 from tools.servers import Servers
 
 COUNT_EVENTS = prepare_sql(
@@ -97,8 +97,8 @@ async def test_it_is_their_turn(shop: Shop) -> None:
 
 
 async def test_numbers_are_given_once_and_begin_anew_each_day(shop: Shop) -> None:
-    found = await asyncio.gather(*(walk_in(shop) for _ in range(12)))
-    assert sorted(each.number for each in found) == list(range(1, 13))
+    found = await asyncio.gather(*(walk_in(shop) for _ in range(60)))
+    assert sorted(each.number for each in found) == list(range(1, 61))
     shop.clock.advance(timedelta(days=1))
     assert (await walk_in(shop)).number == 1
 
@@ -253,3 +253,89 @@ async def test_who_may_see_what(shop: Shop) -> None:
     other_chain = shop.platform.owner()
     get = desk.GetWalkInRequest(id=waiting.id)
     assert (await shop.refused("GetWalkIn", get, caller=other_chain)).code == "NOT_FOUND"
+
+
+async def test_who_stands_at_the_desk_needs_no_notice_and_no_deposit(shop: Shop) -> None:
+    policy = policies_pb2.UpdateBookingPolicyRequest(lead_minutes=120, collect_deposits=True)
+    await shop.call("UpdateBookingPolicy", policy)
+    deposit = await shop.new_service(name="Dear", deposit=yuan(5000))
+    for service_id in (shop.service, deposit):
+        waiting = await walk_in(shop, lines=[pb.LineRequest(service_id=service_id)], customer_id=shop.crowd[0])
+        seated = await shop.call("SeatWalkIn", desk.SeatWalkInRequest(id=waiting.id))
+        booking = await shop.call("GetBooking", pb.GetBookingRequest(id=seated.booking_id))
+        assert booking.status == pb.BOOKING_STATUS_CHECKED_IN
+        await shop.call("CompleteBooking", pb.CompleteBookingRequest(id=booking.id))
+        shop.clock.advance(timedelta(hours=1))
+
+
+async def test_a_queue_with_somebody_whose_service_is_gone_can_be_read(shop: Shop) -> None:
+    line = pb.LineRequest(service_id=shop.service, choices=[pb.Choice(need="staff", id=shop.staff[0])])
+    await walk_in(shop, lines=[line])
+    await walk_in(shop)
+    plan = catalogue_pb2.ServicePlan(roles=[catalogue_pb2.Role(name="stylist")])
+    await shop.call("UpdateService", pb.UpdateServiceRequest(id=shop.service, plan=plan))
+    found = await shop.call("GetQueue", desk.GetQueueRequest(branch_id=shop.branch))
+    assert [each.HasField("estimated_starts_at") for each in found.walk_ins] == [False, True]
+
+
+async def test_a_skill_ends_with_its_local_day_and_each_role_has_its_own(shop: Shop) -> None:
+    last = catalogue_pb2.Qualification(skill="colour", expires_on="2026-05-05")
+    shop.staff.append(await shop.new_staff(start="06:00", skills=["colour"]))
+    shop.staff.append(await shop.new_staff(start="06:00"))
+    await shop.keep_branch(version=2, hours=("06:00", "21:00"))
+    roles = [catalogue_pb2.Role(name="lead"), catalogue_pb2.Role(name="hands")]
+    service_id = await shop.new_service(
+        name="Colour", required_skills=["colour"], plan=catalogue_pb2.ServicePlan(roles=roles)
+    )
+    await shop.book(at(2, 6), service_id=service_id)
+    change = pb.UpdateStaffRequest(id=shop.staff[1], qualifications=catalogue_pb2.Qualifications(qualifications=[last]))
+    await shop.call("UpdateStaff", change)
+    request = desk.GetDaySheetRequest(branch_id=shop.branch, day="2026-05-06")
+    sheet = await shop.call("GetDaySheet", request)
+    warnings = [(each.code, each.id) for each in sheet.entries[0].warnings]
+    assert warnings == [("first_visit", ""), ("skill_expired", shop.staff[1])]
+
+
+async def test_what_is_lent_for_long_is_not_free(shop: Shop) -> None:
+    _, rooms = await room_service(shop)
+    request = resources_pb2.CreateLoanRequest(
+        resource_id=rooms[0], customer_id=shop.customer, starts_at=stamp(at(0, 10)), ends_at=stamp(at(10, 10))
+    )
+    await shop.call("CreateLoan", request)
+    shop.clock.advance(timedelta(days=5))
+    now = await shop.call("GetNow", desk.GetNowRequest(branch_id=shop.branch))
+    states = {place.id: place.state for place in now.resources}
+    assert states[rooms[0]] != desk.PLACE_STATE_FREE
+
+
+async def test_who_moved_after_being_late_can_be_late_again(shop: Shop) -> None:
+    await shop.call("UpdateBookingPolicy", policies_pb2.UpdateBookingPolicyRequest(late_minutes=10))
+    booking = await shop.book(at(0, 11))
+    context = shop.platform["bookings"].context
+    shop.clock.advance(timedelta(minutes=70))
+    await watch_arrivals(context)
+    move = pb.RescheduleBookingRequest(id=booking.id, starts_at=stamp(at(0, 15)))
+    await shop.call("RescheduleBooking", move)
+    shop.clock.advance(at(0, 15, 10) - shop.clock.now())
+    for _ in range(2):
+        await watch_arrivals(context)
+    assert await events(shop, "booking.late") == 2
+
+
+async def test_a_night_belongs_to_the_day_it_begins(shop: Shop) -> None:
+    await shop.keep_branch(version=2, hours=("18:00", "02:00"))
+    shop.staff.append(await shop.new_staff(start="18:00", end="02:00"))
+    shop.clock.advance(at(0, 23, 50) - shop.clock.now())
+    turn = assignments_pb2.SignInToRotaRequest(branch_id=shop.branch, staff_id=shop.staff[1])
+    await shop.call("SignInToRota", turn)
+    visit = await shop.book(at(1, 0, 30), staff=1)
+    await walk_in(shop)
+    code = await shop.call("GetCheckInCode", desk.GetCheckInCodeRequest(id=visit.id))
+    await shop.call("CheckInByCode", desk.CheckInByCodeRequest(branch_id=shop.branch, code=code.code))
+    shop.clock.advance(timedelta(minutes=30))
+    assert (await walk_in(shop)).number == 2
+    assert [number for number, _, _ in await queue(shop)] == [1, 2]
+    rota = await shop.call("GetRota", assignments_pb2.GetRotaRequest(branch_id=shop.branch))
+    assert (rota.day, [each.staff_id for each in rota.turns]) == ("2026-05-04", [shop.staff[1]])
+    shop.clock.advance(timedelta(hours=2))
+    assert (await walk_in(shop)).number == 1

@@ -357,3 +357,19 @@ async def test_leave_over_a_night_takes_the_night(shop: Shop) -> None:
     moved = await reassign(shop, night, 1)
     assert moved.staff_id == shop.staff[1]
     assert moment(moved.starts_at) - moment(night.starts_at) == timedelta(0)
+
+
+async def test_nobody_books_into_a_leave_while_it_is_approved(shop: Shop) -> None:
+    """Either the booking is seen by who approves, or the leave by who books."""
+    outcomes = set()
+    for day in range(1, 15):
+        leave = await ask_leave(shop, at(day, 10), at(day, 12))
+
+        async def decide(day: int = day, identifier: str = leave.id) -> str:
+            await asyncio.sleep(0.001 * (day % 5))
+            return await shop.outcome(people_pb2.ApproveLeaveRequest(id=identifier), "ApproveLeave")
+
+        attempts = [shop.outcome(shop.request(at(day, 10), 0)) for _ in range(3)]
+        *booked, decided = await asyncio.gather(*attempts, decide())
+        outcomes.add((booked.count("done"), decided))
+    assert outcomes <= {(1, "LEAVE_HITS_BOOKINGS"), (0, "done")}

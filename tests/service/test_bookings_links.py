@@ -361,3 +361,40 @@ async def test_links_are_made_by_who_may_and_within_bounds(shop: Shop) -> None:
     assert [link.id for link in listed] == [link.id for link in reversed(made)]
     await shop.call("RevokeBookingLinks", pb.RevokeBookingLinksRequest(id=booking.id, link_ids=[made[0].id]))
     await shop.call("CreateBookingLink", make)
+
+
+async def test_a_link_goes_with_the_booking_that_moves(shop: Shop) -> None:
+    booking = await shop.book(at(1, 10), 0)
+    token = (await link_to(shop, booking)).token
+    short = (await link_to(shop, booking, expires_at=stamp(at(1, 9)))).token
+    moved = await by(shop, "RescheduleSelfServiceBooking", move(token, 20, 10))
+    assert moved.link_expires_at == stamp(at(21, 11))
+    # A day before it is still there, and one that was to end before the visit is not.
+    shop.clock.advance(at(19, 10) - shop.clock.now())
+    assert (await by(shop, "GetSelfServiceBooking", see(token))).starts_at == stamp(at(20, 10))
+    assert (await refused(shop, "GetSelfServiceBooking", see(short))).code == "LINK_INVALID"
+    # Sooner again: it works no shorter than it was said to.
+    moved = await by(shop, "RescheduleSelfServiceBooking", move(token, 19, 14))
+    assert moved.link_expires_at == stamp(at(21, 11))
+
+
+async def test_customers_have_what_is_offered_and_are_told_no_ids(shop: Shop) -> None:
+    booking, _ = await shop.book(at(1, 10), 0), await shop.book(at(1, 13), 0)
+    token = (await link_to(shop, booking)).token
+    request = pb.RescheduleSelfServiceBookingRequest(token=token, starts_at=stamp(at(1, 15, 5)))
+    refusal = await refused(shop, "RescheduleSelfServiceBooking", request)
+    assert (refusal.code, refusal.parameters["reason"]) == (
+        "NOT_BOOKABLE",
+        "it does not begin at one of the offered times",
+    )
+    taken = await refused(shop, "RescheduleSelfServiceBooking", move(token, 1, 13))
+    for slot in (*refusal.members["nearest"], *taken.members["nearest"]):
+        assert slot["staff_ids"] == []
+    await set_terms(shop, late_fee=Fee(percent=50))
+    costly = (await link_to(shop, await shop.book(at(2, 10), 0))).token
+    refusal = await refused(shop, "CancelSelfServiceBooking", pb.CancelSelfServiceBookingRequest(token=costly))
+    assert refusal.code == "FEE_DUE"
+    assert refusal.members["terms"]["booking_id"] == ""
+    # The desk may begin at any step.
+    asked = book.RescheduleBookingRequest(id=booking.id, starts_at=stamp(at(1, 15, 5)))
+    assert (await shop.call("RescheduleBooking", asked)).starts_at == stamp(at(1, 15, 5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -16,6 +17,7 @@ from chassis.clock import FrozenClock
 from chassis.ids import new_id
 from chassis.testing import Platform
 from tests.service.bookings_shop import NOW, Shop, at, bookings_alone, stamp
+from tests.service.people_shop import another_branch
 from tests.service.roster_rota import DAYS, Rota, fields, shifts_of
 from tools.servers import Servers
 
@@ -231,8 +233,9 @@ async def test_contracts_have_a_beginning_and_limits(shop: Shop, rota: Rota) -> 
     request = pb.SetRosterContractRequest(
         staff_id=person, max_week_minutes=600, shift_template_ids=[rota.templates["late"]]
     )
+    await shop.call("SetRosterContract", request, if_match=0)
     await shop.call("SetRosterContract", request)
-    await shop.call("SetRosterContract", request)
+    assert (await shop.refused("SetRosterContract", request, if_match=1)).code == "PRECONDITION_FAILED"
     contract = await shop.call("GetRosterContract", pb.GetRosterContractRequest(staff_id=person))
     assert (contract.max_week_minutes, contract.max_week_days, contract.version) == (600, 6, 2)
     roster = await rota.proposed()
@@ -257,6 +260,12 @@ async def test_demand_by_weekday_date_and_skill(shop: Shop, rota: Rota) -> None:
     await shop.call("SetRosterDemand", pb.SetRosterDemandRequest(branch_id=shop.branch, rules=rules))
     stored = await shop.call("GetRosterDemand", pb.GetRosterDemandRequest(branch_id=shop.branch))
     assert (list(stored.rules), stored.version) == (rules, 2)
+    both = [
+        shop.call("SetRosterDemand", pb.SetRosterDemandRequest(branch_id=shop.branch, rules=rules), if_match=2)
+        for _ in range(2)
+    ]
+    done = await asyncio.gather(*both, return_exceptions=True)
+    assert sorted(getattr(each, "code", "set") for each in done) == ["PRECONDITION_FAILED", "set"]
     roster = await rota.proposed()
     assert set(shifts_of(roster, skilled)) >= {DAYS[0]}
     assert sorted(shift.day for shift in roster.shifts) == [DAYS[0], DAYS[2], DAYS[2]]
@@ -320,6 +329,47 @@ async def test_wishes_belong_to_people(shop: Shop, rota: Rota) -> None:
     assert fields(await shop.refused("CreateRosterWish", empty)) == ["day"]
     twice = pb.CreateRosterWishRequest(staff_id=first, kind=pb.WISH_KIND_WANTS, day=DAYS[0], weekday=1)  # type: ignore[arg-type]
     assert fields(await shop.refused("CreateRosterWish", twice)) == ["weekday"]
+
+
+async def test_rosters_are_found_by_who_plans_them_and_when_published_by_all(shop: Shop, rota: Rota) -> None:
+    proposed, published = await rota.proposed(), await rota.published()
+    somewhere = rota.someone(shop.staff[0], **{"rosters.write": [new_id()]})
+    planner = rota.someone(None, **{"rosters.write": [shop.branch]})
+
+    async def found(caller: Any, **filters: Any) -> list[str]:
+        return [each.id for each in (await shop.call("ListRosters", pb.ListRostersRequest(**filters), caller)).rosters]
+
+    for caller in (rota.someone(), somewhere):
+        assert await found(caller) == [published.id]
+        assert await found(caller, branch_id=shop.branch, status=pb.ROSTER_STATUS_PROPOSED) == []
+    assert await found(planner) == [published.id, proposed.id]
+    assert await found(planner, status=pb.ROSTER_STATUS_PROPOSED) == [proposed.id]
+
+
+async def test_who_plans_a_branch_finds_the_wishes_of_its_people(shop: Shop, rota: Rota) -> None:
+    both = bookings_pb2.UpdateStaffRequest(id=shop.staff[1])
+    both.branch_ids.ids.extend([shop.branch, await another_branch(shop)])
+    await shop.call("UpdateStaff", both)
+    for person in shop.staff[:2]:
+        wish = pb.CreateRosterWishRequest(staff_id=person, kind=pb.WISH_KIND_WANTS, day=DAYS[0])
+        await shop.call("CreateRosterWish", wish)
+    planner = rota.someone(None, **{"rosters.write": [shop.branch]})
+    elsewhere = rota.someone(shop.staff[0], **{"rosters.write": [new_id()]})
+
+    async def found(caller: Any, **filters: Any) -> list[str]:
+        listed = await shop.call("ListRosterWishes", pb.ListRosterWishesRequest(**filters), caller)
+        return [each.staff_id for each in listed.wishes]
+
+    assert await found(planner) == shop.staff[:2]
+    assert await found(planner, staff_id=shop.staff[1]) == [shop.staff[1]]
+    assert await found(elsewhere) == [shop.staff[0]], "their own"
+
+
+async def test_a_roster_that_is_past_is_not_published(shop: Shop, rota: Rota) -> None:
+    roster = await rota.proposed()
+    shop.clock.advance(timedelta(days=14))
+    request = pb.PublishRosterRequest(id=roster.id)
+    assert fields(await shop.refused("PublishRoster", request)) == ["id"]
 
 
 async def test_a_roster_needs_shifts_people_and_days_to_come(shop: Shop) -> None:

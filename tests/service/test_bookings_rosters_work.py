@@ -20,6 +20,7 @@ from chassis.testing import Platform
 from services.bookings import booking
 from services.bookings.rosters import jobs
 from tests.service.bookings_shop import NOW, Shop, at, bookings_alone
+from tests.service.people_shop import set_day
 from tests.service.roster_rota import DAYS, Rota, fields, shifts_of
 from tools.servers import Servers
 
@@ -132,12 +133,24 @@ async def test_somebody_elses_lease_is_kept_until_it_runs_out(shop: Shop, rota: 
     assert [event.roster_id for event in await rota.events(pb.RosterFailed)] == [roster.id]
 
 
-async def test_a_booking_made_in_the_moment_of_publishing_is_told(shop: Shop, rota: Rota) -> None:
+async def test_publishing_waits_for_a_booking_that_is_under_way(shop: Shop, rota: Rota) -> None:
     roster = await rota.proposed()
     await rota.by_hand(roster, (shop.staff[0], DAYS[0], None))
     async with shop.unit() as unit:
         made = await booking.create(shop.request(at(7, 11), staff=0), unit)
-        await shop.call("PublishRoster", pb.PublishRosterRequest(id=roster.id))
+        request = pb.PublishRosterRequest(id=roster.id)
+        publishing = asyncio.create_task(shop.refused("PublishRoster", request))
+        await asyncio.sleep(0.3)
+        assert not publishing.done()
+    refused = await publishing
+    assert refused.code == "ROSTER_HITS_BOOKINGS"
+    assert [each["booking_id"] for each in refused.members["conflicts"]] == [made.id]
+
+
+async def test_what_lies_outside_the_shifts_a_moment_after_publishing_is_told(shop: Shop, rota: Rota) -> None:
+    await rota.plain()
+    made = await shop.book(at(7, 11), staff=0)
+    await set_day(shop, DAYS[0])
     context = shop.platform["bookings"].context
     await jobs.work(context)
     assert await rota.events(pb.RosterConflicted) == []
@@ -187,10 +200,26 @@ async def test_two_swap_with_consent_and_approval(shop: Shop, rota: Rota) -> Non
     for event in (pb.ShiftSwapRequested, pb.ShiftSwapAccepted, pb.ShiftSwapApproved):
         assert [each.shift_swap_id for each in await rota.events(event)] == [asked.id]
     everything = pb.ListShiftSwapsRequest()
-    assert [each.id for each in (await shop.call("ListShiftSwaps", everything, other)).shift_swaps] == [asked.id]
+    planner_elsewhere = rota.someone(second, **{"rosters.write": [new_id()]})
+    for caller in (other, planner_elsewhere):
+        assert [each.id for each in (await shop.call("ListShiftSwaps", everything, caller)).shift_swaps] == [asked.id]
     assert not (await shop.call("ListShiftSwaps", everything, stranger)).shift_swaps
     at_branch = pb.ListShiftSwapsRequest(branch_id=shop.branch, status=pb.SHIFT_SWAP_STATUS_APPROVED)
     assert len((await shop.call("ListShiftSwaps", at_branch)).shift_swaps) == 1
+
+
+async def test_why_somebody_swaps_is_between_them(shop: Shop, rota: Rota) -> None:
+    roster = await rota.plain()
+    request = swap_of(rota, roster, DAYS[0], DAYS[0])
+    request.note = "the doctor"
+    swap = await agreed(shop, request)
+    assert (swap.note, swap.accept_note) == ("the doctor", "by phone")
+    declined = await shop.call("DeclineShiftSwap", pb.DeclineShiftSwapRequest(id=swap.id, reason="not that day"))
+    assert declined.decline_reason == "not that day"
+    for event in (pb.ShiftSwapRequested, pb.ShiftSwapAccepted, pb.ShiftSwapDeclined):
+        (told,) = await rota.events(event)
+        assert told.shift_swap.id == swap.id
+        assert not any(told.shift_swap.HasField(why) for why in ("note", "accept_note", "decline_reason"))
 
 
 async def agreed(shop: Shop, request: pb.RequestShiftSwapRequest) -> pb.ShiftSwap:

@@ -197,6 +197,12 @@ async def test_stock_is_listed_changed_and_refused(shop: Store) -> None:
     assert (await shop.refused("UpdateStockItem", taken, if_match=9)).code == "PRECONDITION_FAILED"
     same = pb.CreateStockItemRequest(branch_id=shop.branch, name="x", unit="ml", code="TOWEL")
     assert (await shop.refused("CreateStockItem", same)).code == "ALREADY_EXISTS"
+    for movement in (
+        ("ReceiveStock", pb.ReceiveStockRequest(id=oil, quantity=1)),
+        ("UseStock", pb.UseStockRequest(id=oil, quantity=1)),
+        ("CountStock", pb.CountStockRequest(id=oil, quantity=1)),
+    ):
+        assert (await shop.refused(*movement, if_match=9)).code == "PRECONDITION_FAILED"
     unknown = pb.UseStockRequest(id=oil, quantity=1, booking_id=new_id())
     refused = await shop.refused("UseStock", unknown)
     assert (refused.code, refused.errors[0].field) == ("NOT_FOUND", "booking_id")

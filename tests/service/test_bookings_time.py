@@ -142,6 +142,12 @@ CONDITIONS: dict[Prepared, list[tuple[str, ...]]] = {
         ("id = ANY ($3)",),
         ("branch_id = $2",),
     ],
+    statements.READ_BUSY_TO_TAKE: [
+        ("resource_id = ANY", "day >= $5", "day <= $6"),
+        ("expires_at <= $7",),
+        ("id = ANY ($3)",),
+        ("branch_id = $2",),
+    ],
     anywhere.READ_BUSY: [
         ("branch_id = ANY ($2)",),
         ("resource_id = ANY", "day >= $5", "day <= $6"),

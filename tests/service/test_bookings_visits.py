@@ -411,3 +411,66 @@ async def test_eight_who_come_together(shop: Shop) -> None:
     booking = await book(shop, at(1, 10), *lines)
     assert sorted(everybody(booking)) == sorted(shop.staff)
     assert (await shop.refused("CreateBooking", shop.request(at(1, 10)))).code == "SLOT_TAKEN"
+
+
+# --- what was found by trying to break it ------------------------------------------------------------
+
+
+async def test_who_is_asked_for_leads_whoever_else_is_wanted(shop: Shop) -> None:
+    plan = catalogue_pb2.ServicePlan(roles=[catalogue_pb2.Role(name="therapist", count=2)])
+    four_hands = await shop.new_service(name="Four hands", plan=plan)
+    choices = [pb.Choice(need="therapist", id=shop.staff[0])]
+    booking = await shop.book(at(1, 10), 1, service_id=four_hands, choices=choices)
+    assert booking.staff_id == shop.staff[1]
+    assert people(booking) == [[shop.staff[1], shop.staff[0]]]
+
+
+async def test_what_is_no_longer_sold_can_still_be_moved(shop: Shop) -> None:
+    booking = await shop.book(at(1, 10), 0)
+    await shop.call("UpdateService", pb.UpdateServiceRequest(id=shop.service, active=False))
+    assert (await attempt(shop, shop.request(at(1, 14)))) == "NOT_BOOKABLE"
+    moved = await move(shop, booking, at(1, 12))
+    assert clock(moved) == [("12:00", "13:00")]
+    # Who left cannot be kept; somebody else can.
+    await shop.call("UpdateStaff", pb.UpdateStaffRequest(id=shop.staff[0], active=False))
+    request = pb.RescheduleBookingRequest(id=booking.id, starts_at=stamp(at(1, 14)))
+    assert (await shop.refused("RescheduleBooking", request)).code == "NOT_BOOKABLE"
+    assert (await move(shop, booking, at(1, 14), staff_id=shop.staff[1])).staff_id == shop.staff[1]
+
+
+async def test_times_named_instead_can_be_had_by_what_moves(shop: Shop) -> None:
+    oil = await shop.new_service(
+        name="Oil", duration_minutes=60, price=yuan(2000), add_on=catalogue_pb2.AddOnRules(only_with=True)
+    )
+    booking = await shop.book(at(1, 10), 0, add_on_ids=[oil])
+    await shop.book(at(1, 12), 0)
+    request = pb.RescheduleBookingRequest(id=booking.id, starts_at=stamp(at(1, 11)))
+    refusal = await shop.refused("RescheduleBooking", request)
+    assert refusal.code == "SLOT_TAKEN"
+    assert refusal.members["nearest"]
+    for slot in refusal.members["nearest"]:
+        moved = await move(shop, booking, datetime.fromisoformat(slot["starts_at"]))
+        assert moved.ends_at.ToJsonString() == slot["ends_at"]
+
+
+@pytest.mark.parametrize("step", ["cancel", "move", "complete", "expire"])
+async def test_an_overbooked_visit_gets_the_time_that_is_given_back(shop: Shop, step: str) -> None:
+    shop.caller = dataclasses.replace(shop.caller, grants={**shop.caller.grants, "bookings.override": "*"})
+    first = await shop.book(at(1, 10), 0, hold=step == "expire")
+    second = await shop.book(at(1, 10), 0, overbook_reason="a regular")
+    third = await shop.book(at(1, 10), 0, overbook_reason="her sister")
+    if step == "cancel":
+        await shop.call("CancelBooking", pb.CancelBookingRequest(id=first.id))
+    elif step == "move":
+        await move(shop, first, at(1, 14))
+    elif step == "complete":
+        await shop.call("CompleteBooking", pb.CompleteBookingRequest(id=first.id))
+    else:
+        shop.clock.advance(timedelta(minutes=20))
+    # Two are there still: nobody else gets in between them by chance.
+    assert await attempt(shop, shop.request(at(1, 10), 0)) == "SLOT_TAKEN"
+    await shop.check_time()
+    for booking in (second, third):
+        await shop.call("CancelBooking", pb.CancelBookingRequest(id=booking.id))
+    await shop.check_time()
+    assert (await shop.book(at(1, 10), 0)).staff_id == shop.staff[0]

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from foyer.bookings.v1 import bookings_pb2 as pb
-from foyer.bookings.v1 import policies_pb2, waiting_list_pb2
+from foyer.bookings.v1 import catalogue_pb2, classes_pb2, policies_pb2, waiting_list_pb2
 
 from chassis.clock import FrozenClock
 from chassis.db import prepare_sql
 from chassis.testing import Platform
 from services.bookings.jobs import expire_holds
-from services.bookings.waiting.offering import look_again
+from services.bookings.waiting.offering import UNLOOKED, look_again
 from tests.service.bookings_shop import NOW, Shop, at, bookings_alone, intervals, stamp
 from tools.servers import Servers
 
@@ -188,6 +188,70 @@ async def test_many_freed_at_once_and_everybody_wants_them(shop: Shop) -> None:
     await asyncio.gather(*(shop.outcome(claim, "AcceptWaitingOffer") for claim in claims))
     assert (await states(shop, *entries)).count("BOOKED") == found.count("OFFERED")
     assert await shop.check_time() == 4
+
+
+async def test_times_freed_in_the_same_moment_are_each_offered_to_somebody(shop: Shop) -> None:
+    shop.staff += [await shop.new_staff() for _ in range(3)]
+    bookings = [await shop.book(at(1, 10), staff=number) for number in range(4)]
+    entries = [await join(shop, number) for number in range(1, 9)]
+    await asyncio.gather(*(cancel(shop, booking) for booking in bookings))
+    assert (await states(shop, *entries)).count("OFFERED") == 4
+    # Whoever of them leaves makes room for who has none yet.
+    leaves = [waiting_list_pb2.LeaveWaitingListRequest(id=entry.id) for entry in entries[:4]]
+    await asyncio.gather(*(shop.outcome(leave, "LeaveWaitingList") for leave in leaves))
+    assert (await states(shop, *entries[4:])).count("OFFERED") == 4
+    assert await shop.check_time() == 4
+
+
+async def test_who_asks_for_what_is_gone_holds_nobody_up(shop: Shop) -> None:
+    booking = await shop.book(at(1, 10))
+    line = pb.LineRequest(service_id=shop.service, choices=[pb.Choice(need="staff", id=shop.staff[0])])
+    odd = [await join(shop, 1, lines=[line]), await join(shop, 2, lines=[line])]
+    plain = await join(shop, 3)
+    roles = [catalogue_pb2.Role(name="stylist")]
+    change = pb.UpdateServiceRequest(id=shop.service, plan=catalogue_pb2.ServicePlan(roles=roles))
+    await shop.call("UpdateService", change)
+    await cancel(shop, booking)
+    assert await states(shop, *odd, plain) == ["WAITING", "WAITING", "OFFERED"]
+    # The job looks at those that cannot be met like at all others, and they come last the next time.
+    shop.clock.advance(timedelta(minutes=6))
+    await look_again(shop.platform["bookings"].context)
+    async with shop.unit() as unit:
+        left = await unit.all(UNLOOKED, before=unit.now - timedelta(seconds=1))
+    assert not left
+
+
+async def test_a_class_that_is_called_off_frees_its_teacher(shop: Shop) -> None:
+    request = classes_pb2.CreateClassSessionRequest(
+        branch_id=shop.branch, service_id=shop.service, starts_at=stamp(at(1, 10)), seats=5
+    )
+    session = await shop.call("CreateClassSession", request)
+    entry = await join(shop, 1)
+    seat = classes_pb2.CreateEnrolmentRequest(id=session.id, customer_id=shop.customer)
+    await shop.call("CreateEnrolment", seat)
+    assert await states(shop, entry) == ["WAITING"]
+    await shop.call("CancelClassSession", classes_pb2.CancelClassSessionRequest(id=session.id))
+    assert await states(shop, entry) == ["OFFERED"]
+    assert await shop.check_time() == 1
+
+
+async def test_who_waited_longer_is_asked_first_whenever_a_time_turns_up(shop: Shop) -> None:
+    entries = [await join(shop, number, at(1, 19), at(1, 20)) for number in (1, 2)]
+    shifts = pb.SetShiftsRequest(
+        id=shop.staff[0], branch_id=shop.branch, from_date="2026-05-05", intervals=intervals("10:00", "21:00")
+    )
+    await shop.call("SetShifts", shifts)
+    late = await join(shop, 3, at(1, 19), at(1, 20))
+    assert await states(shop, *entries, late) == ["OFFERED", "WAITING", "WAITING"]
+
+
+async def test_a_version_named_is_that_of_the_entry(shop: Shop) -> None:
+    entry = await join(shop, 1)
+    request = waiting_list_pb2.AcceptWaitingOfferRequest(id=entry.id)
+    stale = await shop.refused("AcceptWaitingOffer", request, if_match=entry.version - 1)
+    assert stale.code == "PRECONDITION_FAILED"
+    taken = await shop.call("AcceptWaitingOffer", request, if_match=entry.version)
+    assert taken.status == waiting_list_pb2.WAITING_STATUS_BOOKED
 
 
 async def test_what_makes_no_sense_is_refused(shop: Shop) -> None:

@@ -72,6 +72,11 @@ def test_ready_made_roles() -> None:
         assert role.title("zh") != role.title("en")
         assert role.name == "owner" or "roles.write" not in role.permissions
     assert "customers.read_contact" not in READY_MADE["photographer"].permissions
+    at_work = {"photographer", "therapist", "makeup_artist", "retoucher", "production"}
+    claim = {role.name for role in READY_MADE.values() if "bookings.claim" in role.permissions}
+    assert claim == {*at_work, "front_desk", "store_manager", "owner"}
+    for name in claim - at_work:
+        assert "bookings.write" in READY_MADE[name].permissions, "who claims for others needs both"
 
 
 @pytest.mark.parametrize("name", ["Asia/Shanghai", "America/Toronto", "UTC", "Asia/Kathmandu"])

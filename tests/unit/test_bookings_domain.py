@@ -149,8 +149,14 @@ def test_who_is_least_busy_comes_first_then_who_joined_first() -> None:
     for person, busy in zip(people, [(0, 6), (0, 3), (2, 5), (-300, -200)], strict=True):
         person.busy = [(first + busy[0], first + busy[1])]
     found = times_of(world, range(first - 400, first + 400))
-    scores = assignment.by_load(found, ["c", "d", "b", "a"], first - found.window.first_step)
+    ids = ["c", "d", "b", "a"]
+    in_order = assignment.spread(ids, found.question, attempt=1)
+    scores = assignment.by_load(found, in_order, first - found.window.first_step)
     assert list(scores.items()) == [("d", 0.0), ("a", -15.0), ("b", -15.0), ("c", -30.0)]
+    # Who met somebody there looks in another order, and finds all of them.
+    orders = {tuple(assignment.spread(ids, found.question, attempt)) for attempt in range(2, 9)}
+    assert len(orders) > 1
+    assert all(sorted(order) == sorted(ids) for order in orders)
 
 
 def test_fields_that_need_attention() -> None:

@@ -6,28 +6,30 @@ step of the offer's own row: of several at once one finds it open.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import sqlalchemy as sa
 from foyer.bookings.v1 import assignments_pb2 as pb
-from foyer.bookings.v1 import people_pb2
 
 from chassis.app import Context
 from chassis.db import Prepared, prepare, prepare_sql, prepared_once, uuid_type
 from chassis.errors import Refusal, not_found
 from chassis.ids import new_id
-from chassis.pages import cursor_decode, page_limit, split_page, wrong_token
+from chassis.pages import page_limit, split_page
 from chassis.rows import enum_name, projector
-from chassis.unit import UUID_PATTERN, Unit, system_caller
+from chassis.unit import Unit, system_caller
 from services.bookings import board as boards
+from services.bookings import domain, one_by_one
 from services.bookings import plan as plans
 from services.bookings.assignments.models import claim_offers
 from services.bookings.board import Board
-from services.bookings.booking import move_to
+from services.bookings.common import after_id
+from services.bookings.people import takeover
 from services.bookings.records import check_known
-from services.bookings.rows import READ, SELECT_FOR_UPDATE, WRITE, stored_lines, told
+from services.bookings.rows import READ, SELECT_FOR_UPDATE, WRITE, stored_lines
 
 CLAIM = "bookings.claim"
 MOST_DUE = 200
@@ -83,19 +85,25 @@ def _list(filters: frozenset[str]) -> Prepared:
 
 
 async def offer(request: pb.OfferBookingRequest, unit: Unit) -> pb.ClaimOffer:
-    """Offer a booking. Raises Refusal ALREADY_OFFERED, WRONG_STATE, NOT_FOUND, NOT_OFFERED where nobody could claim."""
+    """Offer a booking. Raises Refusal ALREADY_OFFERED, WRONG_STATE, NOT_FOUND, NOT_BOOKABLE: nobody could claim it."""
     row = await unit.one(SELECT_FOR_UPDATE, id=request.id)
     if row is None:
         raise not_found("booking", "id")
     unit.check_branch(row["branch_id"], WRITE)
-    if row["status"] not in OFFERABLE:
-        raise Refusal("WRONG_STATE", status=row["status"])
+    status = domain.effective_status(row["status"], row["expires_at"], unit.now)
+    if status not in OFFERABLE:
+        raise Refusal("WRONG_STATE", status=status)
+    if row["class_session_id"] is not None:
+        raise domain.not_bookable("in_class", [])
     board = await boards.of_branch(unit, row["branch_id"])
     for index, step in enumerate(request.steps):
         for position, identifier in enumerate(step.staff_ids):
             if identifier.lower() not in board.people:
                 raise not_found("staff", f"steps[{index}].staff_ids[{position}]")
-    first = request.steps[0]
+    found = _group(board, row, request.steps, 0)
+    if found is None:
+        raise domain.not_bookable("nobody", [])
+    number, people = found
     try:
         made = await unit.one(
             INSERT,
@@ -104,9 +112,9 @@ async def offer(request: pb.OfferBookingRequest, unit: Unit) -> pb.ClaimOffer:
             branch_id=row["branch_id"],
             status="open",
             steps=pb.OfferBookingRequest(steps=request.steps).SerializeToString(),
-            step=0,
-            candidate_ids=candidates(board, row, first),
-            step_ends_at=unit.now + timedelta(minutes=first.minutes),
+            step=number,
+            candidate_ids=people,
+            step_ends_at=unit.now + timedelta(minutes=request.steps[number].minutes),
             claimed_by=None,
             claimed_at=None,
             version=1,
@@ -131,6 +139,17 @@ def candidates(board: Board, booking: asyncpg.Record, step: pb.OfferStep) -> lis
     ]
 
 
+def _group(
+    board: Board, booking: asyncpg.Record, steps: Sequence[pb.OfferStep], number: int
+) -> tuple[int, list[str]] | None:
+    """The first group from a number on that has anybody, and who they are: nobody waits for a group of none."""
+    for index in range(number, len(steps)):
+        people = candidates(board, booking, steps[index])
+        if people:
+            return index, people
+    return None
+
+
 async def find(request: pb.ListClaimOffersRequest, unit: Unit) -> pb.ListClaimOffersResponse:
     """A page of offers, newest first."""
     limit = page_limit(request.page_size)
@@ -143,11 +162,9 @@ async def find(request: pb.ListClaimOffersRequest, unit: Unit) -> pb.ListClaimOf
     allowed = unit.allowed_branches(READ)
     if allowed is not None:
         parameters["allowed"] = allowed
-    values = cursor_decode(request.page_token, 1)
-    if values is not None:
-        if not isinstance(values[0], str) or not UUID_PATTERN.fullmatch(values[0]):
-            raise wrong_token()
-        parameters["after"] = values[0]
+    after = after_id(request.page_token)
+    if after is not None:
+        parameters["after"] = after
     rows = await unit.all(_list(frozenset(parameters)), **parameters, limit=limit + 1)
     if not rows:
         await check_known(unit, parameters.get("branch_id"), parameters.get("staff_id"), None)
@@ -176,18 +193,18 @@ async def claim(request: pb.ClaimBookingRequest, unit: Unit) -> pb.ClaimOffer:
     staff_id = request.staff_id.lower() if request.HasField("staff_id") else unit.caller.staff_id
     if staff_id != unit.caller.staff_id:
         unit.check_branch(row["branch_id"], WRITE)
+    unit.check_version(row["version"])
     if row["status"] != "open":
         raise Refusal("OFFER_GONE", status=row["status"])
     if staff_id not in row["candidate_ids"]:
         raise Refusal("NOT_OFFERED")
     booking = await unit.one(SELECT_FOR_UPDATE, id=row["booking_id"])
     assert booking is not None
-    if booking["status"] not in OFFERABLE:
+    status = domain.effective_status(booking["status"], booking["expires_at"], unit.now)
+    if status not in OFFERABLE:
         raise Refusal("OFFER_GONE", status="withdrawn")
     if booking["staff_id"] != staff_id:
-        changed = await move_to(unit, booking, booking["starts_at"], staff_id)
-        event = people_pb2.BookingReassigned
-        told(unit, changed, event, previous_staff_id=booking["staff_id"], staff_id=staff_id)
+        await takeover.hand_over(unit, booking, status, booking["staff_id"], staff_id)
     claimed = await _write(unit, row, status="claimed", claimed_by=staff_id, claimed_at=unit.now)
     return _told(unit, claimed, pb.ClaimOfferClaimed)
 
@@ -198,6 +215,7 @@ async def withdraw(request: pb.WithdrawClaimOfferRequest, unit: Unit) -> pb.Clai
     if row is None:
         raise not_found("claim_offer", "id")
     unit.check_branch(row["branch_id"], WRITE)
+    unit.check_version(row["version"])
     if row["status"] != "open":
         raise Refusal("OFFER_GONE", status=row["status"])
     return to_offer(await _write(unit, row, status="withdrawn"))
@@ -210,21 +228,21 @@ async def advance(unit: Unit, offer_id: str) -> None:
         return
     booking = await unit.one(SELECT_FOR_UPDATE, id=row["booking_id"])
     assert booking is not None
-    if booking["status"] not in OFFERABLE:
+    if domain.effective_status(booking["status"], booking["expires_at"], unit.now) not in OFFERABLE:
         await _write(unit, row, status="withdrawn")
         return
     steps = pb.OfferBookingRequest.FromString(row["steps"]).steps
-    if row["step"] + 1 == len(steps):
+    found = _group(await boards.of_branch(unit, row["branch_id"]), booking, steps, row["step"] + 1)
+    if found is None:
         _told(unit, await _write(unit, row, status="escalated"), pb.ClaimOfferEscalated)
         return
-    step = steps[row["step"] + 1]
-    board = await boards.of_branch(unit, row["branch_id"])
+    number, people = found
     changed = await _write(
         unit,
         row,
-        step=row["step"] + 1,
-        candidate_ids=candidates(board, booking, step),
-        step_ends_at=unit.now + timedelta(minutes=step.minutes),
+        step=number,
+        candidate_ids=people,
+        step_ends_at=unit.now + timedelta(minutes=steps[number].minutes),
     )
     _told(unit, changed, pb.ClaimOfferOpened)
 
@@ -234,12 +252,9 @@ async def advance_offers(context: Context) -> None:
     async with context.system_store.unit(system_caller(context.name, ""), read_only=True) as unit:
         chains = [row["chain_id"] for row in await unit.all(CHAINS_WITH_DUE, now=unit.now)]
     for chain_id in chains:
-        caller = system_caller(context.name, chain_id)
-        async with context.store.unit(caller, read_only=True) as unit:
+        async with context.store.unit(system_caller(context.name, chain_id), read_only=True) as unit:
             due = [row["id"] for row in await unit.all(DUE, now=unit.now)]
-        for offer_id in due:
-            async with context.store.unit(caller) as unit:
-                await advance(unit, offer_id)
+        await one_by_one.each(context, "advance-offers", chain_id, due, advance)
 
 
 async def _write(unit: Unit, row: asyncpg.Record, **changes: Any) -> asyncpg.Record:

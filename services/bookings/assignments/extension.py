@@ -7,14 +7,32 @@ from dataclasses import replace
 from foyer.bookings.v1 import assignments_pb2, catalogue_pb2
 from foyer.bookings.v1 import bookings_pb2 as pb
 
+from chassis.db import prepare_sql
 from chassis.errors import not_found
 from chassis.unit import Unit
-from services.bookings import allocator, calendar, domain, pricing
+from services.bookings import allocator, booking, calendar, domain, pricing
 from services.bookings import board as boards
 from services.bookings.allocator import Taken
 from services.bookings.board import Board, Offered
 from services.bookings.calendar import STEP_MINUTES, STEP_SECONDS
+from services.bookings.freed import How
 from services.bookings.rows import locked, moment_of, stored_lines, told, write
+
+# Holds that ran out and nobody gave back yet.
+RAN_OUT = prepare_sql(
+    """
+select distinct a.booking_id
+from unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[]) as w(resource_id, starts_at, ends_at)
+join allocations a on a.resource_id = w.resource_id and a.starts_at < w.ends_at and a.ends_at > w.starts_at
+where a.chain_id = $1::uuid and a.expires_at <= $5::timestamptz
+order by a.booking_id
+""",
+    "chain_id",
+    "ids",
+    "starts",
+    "ends",
+    "now",
+)
 
 
 async def extend(request: assignments_pb2.ExtendBookingRequest, unit: Unit) -> pb.Booking:
@@ -24,6 +42,8 @@ async def extend(request: assignments_pb2.ExtendBookingRequest, unit: Unit) -> p
     add-on that does not go with the service; NOT_FOUND, WRONG_STATE.
     """
     row, status = await locked(unit, request.id, "extend")
+    if row["class_session_id"] is not None:
+        raise domain.not_bookable("in_class", [])
     board = await boards.of_branch(unit, row["branch_id"])
     lines = list(stored_lines(row))
     line = max(lines, key=lambda each: each.ends_at.seconds)
@@ -32,11 +52,13 @@ async def extend(request: assignments_pb2.ExtendBookingRequest, unit: Unit) -> p
     end = line.ends_at.seconds // STEP_SECONDS
     old = await allocator.of_booking(unit, row["id"])
     longer = _longer(old, line, end, steps)
+    await _expire_in_the_way(unit, longer)
     if await allocator.move(unit, row["id"], old, longer, row["expires_at"]):
         raise domain.slot_taken([])
     lead = next((board.people.get(each.id) for each in line.assignments if each.is_staff), None)
     line.price.amount += pricing.price_amount(board, add_on, (), lead, calendar.moment_of(end))
     line.add_on_ids.append(add_on.id)
+    line.materials.extend(add_on.plan.materials)
     line.ends_at.seconds += steps * STEP_SECONDS
     for each in line.assignments:
         last = each.taken[-1]
@@ -68,6 +90,19 @@ def _add_on(board: Board, service_id: str, add_on_id: str) -> Offered:
     if rules is None or (rules.service_ids and service_id not in rules.service_ids):
         raise domain.not_bookable("add_on_elsewhere", [])
     return add_on
+
+
+async def _expire_in_the_way(unit: Unit, wanted: list[Taken]) -> None:
+    """Let go of holds that ran out and still stand in the time that is wanted now."""
+    rows = await unit.all(
+        RAN_OUT,
+        ids=[each.resource_id for each in wanted],
+        starts=[calendar.moment_of(each.first) for each in wanted],
+        ends=[calendar.moment_of(each.last) for each in wanted],
+        now=unit.now,
+    )
+    if rows:
+        await booking.expire(unit, [row["booking_id"] for row in rows], How.TAKEN)
 
 
 def _longer(old: list[Taken], line: pb.BookingLine, end: int, steps: int) -> list[Taken]:

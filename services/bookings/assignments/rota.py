@@ -11,7 +11,7 @@ from chassis.db import prepare_sql
 from chassis.errors import FieldError, not_found
 from chassis.unit import Unit
 from services.bookings import board as boards
-from services.bookings import calendar
+from services.bookings import calendar, nights
 from services.bookings.board import Board
 from services.bookings.common import refuse_if
 from services.bookings.rows import READ, WRITE, stored_lines
@@ -156,7 +156,7 @@ async def positions(unit: Unit, board: Board, day: date) -> dict[str, int]:
 
 async def take_turn(unit: Unit, board: Board, starts_at: datetime, staff_id: str) -> None:
     """Somebody got a customer by turn: they go to the end."""
-    day = calendar.local_today(starts_at, board.time_zone)
+    day = nights.today(board, starts_at)
     await unit.run(TAKE_TURN, branch_id=board.branch_id, day=day, staff_id=staff_id)
 
 
@@ -173,12 +173,12 @@ def _person(board: Board, staff_id: str) -> str:
 
 
 def _today(unit: Unit, board: Board) -> date:
-    return calendar.local_today(unit.now, board.time_zone)
+    return nights.today(board, unit.now)
 
 
 async def _rota(unit: Unit, board: Board) -> pb.Rota:
-    first, last = calendar.local_day(board.time_zone, unit.now)
     day = _today(unit, board)
+    first, last = nights.span(board, day)
     chosen: Counter[str] = Counter()
     free_at: dict[str, datetime] = {}
     visits = await unit.all(

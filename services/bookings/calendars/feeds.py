@@ -13,12 +13,12 @@ from foyer.bookings.v1 import calendars_pb2 as pb
 from chassis.db import Prepared, prepare, prepared_once, time_type, uuid_type
 from chassis.errors import FieldError, Refusal, not_found
 from chassis.ids import new_id
-from chassis.pages import cursor_decode, page_limit, split_page, wrong_token
+from chassis.pages import page_limit, split_page
 from chassis.rows import enum_name, projector
-from chassis.unit import UUID_PATTERN, Absent, Unit
+from chassis.unit import Absent, Unit
 from services.bookings.calendars.models import calendar_feeds
 from services.bookings.calendars.tokens import FeedAddress, FeedTokens
-from services.bookings.common import refuse_if
+from services.bookings.common import after_id, refuse_if
 from services.bookings.models import branches, customers, resources, staff
 from services.bookings.rows import READ as READ_BOOKINGS
 from services.bookings.rows import moment_of
@@ -186,11 +186,9 @@ async def find(request: pb.ListCalendarFeedsRequest, unit: Unit) -> pb.ListCalen
         parameters["kind"] = enum_name(pb.ListCalendarFeedsRequest, "kind", request.kind)
     if request.HasField("subject_id"):
         parameters["subject_id"] = request.subject_id.lower()
-    cursor = cursor_decode(request.page_token, 1)
-    if cursor is not None:
-        if not UUID_PATTERN.fullmatch(str(cursor[0])):
-            raise wrong_token()
-        parameters["before"] = cursor[0]
+    after = after_id(request.page_token)
+    if after is not None:
+        parameters["before"] = after
     allowed = unit.allowed_branches(READ)
     if allowed is not None:
         parameters["allowed"] = allowed

@@ -14,7 +14,7 @@ from chassis.codec import to_json
 from chassis.db import prepare, prepare_sql
 from chassis.errors import Refusal
 from chassis.unit import Unit
-from services.bookings import allocator, booking, choice, domain, times
+from services.bookings import allocator, board, booking, choice, domain, times
 from services.bookings.allocator import Move, Taken
 from services.bookings.changes import free_of_charge
 from services.bookings.choice import Given
@@ -23,6 +23,7 @@ from services.bookings.classes.enrolments import line_for, presence_of
 from services.bookings.models import bookings
 from services.bookings.plan import Line, Question
 from services.bookings.rows import moment_of, told
+from services.bookings.waiting import offering
 
 # Enrolments are locked by id, and before their session, as everywhere.
 LOCK_OPEN = prepare(
@@ -76,6 +77,7 @@ async def cancel(request: classes_pb2.CancelClassSessionRequest, unit: Unit) -> 
     await sessions.write(unit, row, status="cancelled", cancel_reason=reason, cancelled_at=unit.now)
     session = sessions.to_session(await sessions.read(unit, row["id"]))  # the seats came back
     unit.emit(classes_pb2.ClassSessionCancelled(class_session_id=session.id, class_session=session))
+    await offering.offer(unit, row["branch_id"], row["starts_at"], row["ends_at"])
     return session
 
 
@@ -110,6 +112,7 @@ async def reschedule(request: classes_pb2.RescheduleClassSessionRequest, unit: U
     question = Question(row["branch_id"], (Line(line.service_id, staff_id=staff_id),))
     old = await allocator.of_booking(unit, row["id"])
     found, given = await booking.find_other(unit, question, [line], old, starts_at)
+    await board.hold(unit, found.board)
     await booking.expire_in_the_way(unit, found, given.taken())
     moving = await _moving(unit, row, enrolled, given)
     _check_accepted(request, moving)
@@ -194,4 +197,5 @@ async def _moved(unit: Unit, row: asyncpg.Record, moving: Sequence[Moving], give
     )
     session = sessions.to_session(written)
     unit.emit(classes_pb2.ClassSessionRescheduled(class_session_id=session.id, class_session=session, **before))
+    await offering.offer(unit, row["branch_id"], row["starts_at"], row["ends_at"])
     return session

@@ -15,7 +15,7 @@ from chassis.errors import Refusal, not_found
 from chassis.ids import new_id
 from chassis.rows import projector
 from chassis.unit import Unit
-from services.bookings import allocator, calendar, choice, domain, sale, times
+from services.bookings import allocator, board, calendar, choice, domain, sale, times
 from services.bookings.booking import MOST_ATTEMPTS, anchor_of, check_time, expire_in_the_way
 from services.bookings.choice import Given
 from services.bookings.classes.models import class_sessions
@@ -124,6 +124,7 @@ def check_step(starts_at: datetime) -> None:
 async def _take(unit: Unit, found: Times, starts_at: datetime, owner_id: str) -> Given:
     """Take what a new session needs. Raises Refusal SLOT_TAKEN."""
     step = calendar.last_step(starts_at) - found.window.first_step
+    await board.hold(unit, found.board)
     for _ in range(MOST_ATTEMPTS):
         given = await choice.choose(unit, found, step)
         if given is None:

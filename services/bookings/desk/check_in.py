@@ -13,7 +13,7 @@ from chassis.db import prepare_sql
 from chassis.errors import Refusal, not_found
 from chassis.unit import Unit
 from services.bookings import board as boards
-from services.bookings import booking, calendar
+from services.bookings import booking, calendar, nights
 from services.bookings.rows import READ, SELECT, WRITE
 
 DIGITS = 6
@@ -58,7 +58,7 @@ async def by_code(request: pb.CheckInByCodeRequest, unit: Unit, codes: CheckInCo
     branch_id = request.branch_id.lower()
     unit.check_branch(branch_id, WRITE)
     board = await boards.of_branch(unit, branch_id)
-    first, last = calendar.local_day(board.time_zone, unit.now)
+    first, last = nights.span(board, nights.today(board, unit.now))
     rows = await unit.all(
         EXPECTED,
         branch_id=branch_id,

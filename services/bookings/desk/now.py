@@ -11,11 +11,11 @@ from foyer.bookings.v1 import front_desk_pb2 as pb
 from chassis.db import prepare_sql
 from chassis.unit import Unit
 from services.bookings import board as boards
-from services.bookings import calendar
+from services.bookings import calendar, nights
 from services.bookings.board import Board
 from services.bookings.rows import READ
 
-# Every stretch of the rest of the day, of people, rooms and things; buffers are part of it.
+# Every stretch of the rest of the day, of people, rooms and things; buffers are part of it. Only loans are that long.
 STRETCHES = prepare_sql(
     """
 select a.resource_id, a.booking_id, a.starts_at, a.ends_at, b.status
@@ -23,7 +23,12 @@ from allocations a left join bookings b on b.chain_id = a.chain_id and b.id = a.
 where a.chain_id = $1::uuid and a.resource_id = any($2::uuid[]) and a.starts_at < $4::timestamptz
   and a.starts_at > $3::timestamptz - interval '3 days' and a.ends_at > $3::timestamptz
   and (a.expires_at is null or a.expires_at > $3::timestamptz)
-order by a.resource_id, a.starts_at limit 20000
+union all
+select a.resource_id, a.booking_id, a.starts_at, a.ends_at, null
+from loans l join allocations a on a.chain_id = l.chain_id and a.booking_id = l.id
+where l.chain_id = $1::uuid and l.returned_at is null and a.resource_id = any($2::uuid[])
+  and a.starts_at <= $3::timestamptz - interval '3 days' and a.ends_at > $3::timestamptz
+order by resource_id, starts_at limit 20000
 """,
     "chain_id",
     "ids",
@@ -38,7 +43,7 @@ async def get(request: pb.GetNowRequest, unit: Unit) -> pb.Now:
     branch_id = request.branch_id.lower()
     unit.check_branch(branch_id, READ)
     board = await boards.of_branch(unit, branch_id)
-    first, last = calendar.local_day(board.time_zone, unit.now)
+    first, last = nights.span(board, nights.today(board, unit.now))
     people = [person for person in board.people.values() if person.active and person.here]
     things = [thing for thing in board.things.values() if thing.active]
     ids = [person.id for person in people] + [thing.id for thing in things]

@@ -15,6 +15,7 @@ from chassis.money import money
 from chassis.unit import Unit
 from services.bookings import board as boards
 from services.bookings import calendar, domain
+from services.bookings import plan as plans
 from services.bookings.board import Board
 from services.bookings.rows import READ, moment_of, to_booking
 
@@ -163,9 +164,8 @@ def _about(
             return
         if not all(_covers(board, person.id, since, until) for since, until in stretches):
             yield "staff_off", person.id, person.name
-        service = board.services.get(line.service_id)
-        skills = service.required_skills if service is not None else ()
-        day = calendar.day_number(moment_of(line.starts_at))
+        skills = _skills_for(board, line.service_id, assigned.need)
+        day = (calendar.local_today(moment_of(line.starts_at), board.time_zone) - calendar.EPOCH).days
         if any(skill not in person.skills for skill in skills) or person.able_until(skills) < day:
             yield "skill_expired", person.id, person.name
         return
@@ -177,6 +177,16 @@ def _about(
         first, last = calendar.last_step(since), calendar.first_step(until)
         if any(begin < last and first < end for begin, end in thing.blocked):
             yield "resource_blocked", thing.id, thing.name
+
+
+def _skills_for(board: Board, service_id: str, need: str) -> tuple[str, ...]:
+    """What somebody needs for a role of a service, as it is now."""
+    service = board.services.get(service_id)
+    roles = plans.roles_of(service) if service is not None else ()
+    for position, role in enumerate(roles):
+        if service is not None and role.name == need:
+            return (*(service.required_skills if position == 0 else ()), *role.skills)
+    return ()
 
 
 def _covers(board: Board, staff_id: str, since: datetime, until: datetime) -> bool:

@@ -15,26 +15,27 @@ from chassis.db import prepare, prepare_sql
 from chassis.errors import FieldError, Refusal, not_found
 from chassis.ids import new_id
 from chassis.rows import projector
-from chassis.unit import Unit
-from services.bookings import availability, booking, calendar, choice, domain, times
+from chassis.unit import Absent, Unit
+from services.bookings import availability, booking, calendar, choice, domain, nights, times
 from services.bookings import board as boards
 from services.bookings.asking import lines_asked
 from services.bookings.common import refuse_if
 from services.bookings.desk.models import walk_ins
 from services.bookings.plan import Question
 from services.bookings.rows import READ, WRITE, moment_of
-from services.bookings.times import Times
+from services.bookings.times import WALK_IN, Times
 
 MOST_QUEUED = 100
 LONGEST_WAIT = timedelta(hours=12)
 
+# Numbers of a branch are given one after the other.
+IN_LINE = prepare_sql("select pg_advisory_xact_lock(hashtext('walk_ins'), hashtext($1))", "branch_id")
 INSERT = prepare_sql(
     """
 insert into walk_ins (chain_id, id, branch_id, day, number, customer_id, name, lines, status, version, created_at)
 select $1::uuid, $2::uuid, $3::uuid, $4::date, coalesce((
   select max(number) from walk_ins where chain_id = $1::uuid and branch_id = $3::uuid and day = $4::date
 ), 0) + 1, $5::uuid, $6::text, $7::bytea, 'waiting', 1, $8::timestamptz
-on conflict (chain_id, branch_id, day, number) do nothing
 returning *
 """,
     "chain_id",
@@ -70,7 +71,6 @@ UPDATE = prepare(
     )
     .returning(walk_ins)
 )
-MOST_TRIES = 20
 
 to_walk_in = projector(
     pb.WalkIn, lines=lambda row: bookings_pb2.SearchAvailabilityRequest.FromString(row["lines"]).lines
@@ -82,7 +82,7 @@ async def add(request: pb.AddWalkInRequest, unit: Unit) -> pb.WalkIn:
     branch_id = request.branch_id.lower()
     unit.check_branch(branch_id, WRITE)
     customer_id = request.customer_id.lower() if request.HasField("customer_id") else None
-    question = Question(branch_id, lines_asked(request.lines), customer_id)
+    question = Question(branch_id, lines_asked(request.lines), customer_id, WALK_IN)
     found = await times.read(unit, question, unit.now)
     if not request.HasField("customer_id") and not request.HasField("name"):
         refuse_if([FieldError("name", "required", "is required, or a customer is", "必填，或填写 customer_id")])
@@ -93,19 +93,17 @@ async def add(request: pb.AddWalkInRequest, unit: Unit) -> pb.WalkIn:
     values = {
         "id": new_id(),
         "branch_id": branch_id,
-        "day": calendar.local_today(unit.now, found.board.time_zone),
+        "day": nights.today(found.board, unit.now),
         "customer_id": customer_id,
         "name": request.name if request.HasField("name") else None,
         "lines": bookings_pb2.SearchAvailabilityRequest(lines=request.lines).SerializeToString(),
         "created_at": unit.now,
     }
-    for _ in range(MOST_TRIES):
-        row = await unit.one(INSERT, **values)
-        if row is not None:
-            event = pb.WalkInAdded(walk_in_id=row["id"], branch_id=branch_id, number=row["number"])
-            unit.emit(event)
-            return await _with_estimate(unit, row)
-    raise RuntimeError("a number in the queue was taken by others again and again")
+    await unit.run(IN_LINE, branch_id=branch_id)
+    row = await unit.one(INSERT, **values)
+    assert row is not None
+    unit.emit(pb.WalkInAdded(walk_in_id=row["id"], branch_id=branch_id, number=row["number"]))
+    return await _with_estimate(unit, row)
 
 
 async def queue(request: pb.GetQueueRequest, unit: Unit) -> pb.Queue:
@@ -135,14 +133,18 @@ async def _with_estimate(unit: Unit, row: asyncpg.Record) -> pb.WalkIn:
 async def _estimated(unit: Unit, branch_id: str) -> list[pb.WalkIn]:
     """The queue, with the time at which each can begin when those before them are given theirs."""
     board = await boards.of_branch(unit, branch_id)
-    day = calendar.local_today(unit.now, board.time_zone)
+    day = nights.today(board, unit.now)
     rows = await unit.all(WAITING, branch_id=branch_id, day=day)
     given_before: dict[str, list[tuple[int, int]]] = {}
     found = []
     for place, row in enumerate(rows):
         walk_in = to_walk_in(row)
         walk_in.ahead_count = place
-        start = await _first_start(unit, row, given_before)
+        try:
+            start = await _first_start(unit, row, given_before)
+        except (Refusal, Absent):
+            # What they want is not there any more: those after them can still be told when it is their turn.
+            start = None
         if start is not None:
             walk_in.estimated_starts_at.FromDatetime(start)
             walk_in.estimated_wait_minutes = max(int((start - unit.now) / timedelta(minutes=1)), 0)
@@ -155,7 +157,7 @@ async def _first_start(
 ) -> datetime | None:
     """The first moment at which all that somebody wants is free; it is then given to them, for those who follow."""
     lines = bookings_pb2.SearchAvailabilityRequest.FromString(row["lines"]).lines
-    question = Question(row["branch_id"], lines_asked(lines), row["customer_id"])
+    question = Question(row["branch_id"], lines_asked(lines), row["customer_id"], WALK_IN)
     latest = unit.now + LONGEST_WAIT
     found = await times.read(unit, question, unit.now, latest)
     for identifier, stretches in given_before.items():
@@ -200,9 +202,10 @@ async def seat(request: pb.SeatWalkInRequest, unit: Unit) -> pb.WalkIn:
         customer_id=customer_id,
         starts_at=request.starts_at if request.HasField("starts_at") else _next_step(unit.now),
         lines=lines,
-        source="walk_in",
+        source=WALK_IN,
     )
-    made = await booking.create(asked, unit)
+    # Who stands at the desk pays there: no deposit is set aside.
+    made = await booking.create(asked, unit, status="confirmed", expires_at=None, deposit_status="none")
     await booking.check_in(bookings_pb2.CheckInBookingRequest(id=made.id), unit)
     changed = await _write(unit, row, "seated", booking_id=made.id, customer_id=customer_id)
     begins_at = moment_of(made.starts_at)

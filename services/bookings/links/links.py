@@ -11,13 +11,15 @@ from foyer.bookings.v1 import links_pb2 as pb
 
 from chassis.app import Context
 from chassis.codec import enum_names, enum_numbers
-from chassis.db import prepare, prepared_once, uuid_type
+from chassis.db import prepare, prepare_sql, prepared_once, uuid_type
 from chassis.errors import FieldError, Refusal, not_found
 from chassis.ids import new_id
-from chassis.pages import cursor_decode, page_limit, split_page, wrong_token
+from chassis.pages import page_limit, split_page
 from chassis.rows import projector
-from chassis.unit import UUID_PATTERN, Unit
-from services.bookings.common import lower, refuse_if
+from chassis.unit import Unit
+from services.bookings import freed
+from services.bookings.common import after_id, lower, refuse_if
+from services.bookings.freed import How
 from services.bookings.links.models import booking_links
 from services.bookings.links.tokens import LinkTokens
 from services.bookings.rows import READ, SELECT, SELECT_FOR_UPDATE, WRITE, moment_of
@@ -47,6 +49,20 @@ REVOKE = prepare(
         ),
     )
     .values(revoked_at=sa.bindparam("now"), revoked_by=sa.bindparam("by"))
+)
+# A link that was to work beyond the end of its booking does so for as long when the booking has a later end.
+FOLLOW = prepare_sql(
+    """
+update booking_links l set expires_at = l.expires_at + (b.ends_at - $3::timestamptz)
+from bookings b
+where b.chain_id = $1::uuid and b.id = $2::uuid and b.ends_at > $3::timestamptz
+  and l.chain_id = $1::uuid and l.booking_id = $2::uuid and l.revoked_at is null
+  and l.expires_at > $4::timestamptz and l.expires_at >= $3::timestamptz
+""",
+    "chain_id",
+    "booking_id",
+    "ended_at",
+    "now",
 )
 KNOWN = prepare(
     sa.select(booking_links.c.id).where(
@@ -127,10 +143,8 @@ async def find(request: pb.ListBookingLinksRequest, unit: Unit) -> pb.ListBookin
     """A page of a booking's links, newest first."""
     await _check_booking(unit, request.id, READ)
     limit = page_limit(request.page_size)
-    after = cursor_decode(request.page_token, 1)
-    if after is not None and not (isinstance(after[0], str) and UUID_PATTERN.fullmatch(after[0])):
-        raise wrong_token()
-    parameters: dict[str, Any] = {} if after is None else {"before": after[0]}
+    after = after_id(request.page_token)
+    parameters: dict[str, Any] = {} if after is None else {"before": after}
     rows = await unit.all(_page(after is not None), booking_id=request.id, limit=limit + 1, **parameters)
     page, token = split_page(rows, limit, lambda row: (row["id"],))
     return pb.ListBookingLinksResponse(links=[to_link(row) for row in page], next_page_token=token)
@@ -154,6 +168,13 @@ async def revoke(request: pb.RevokeBookingLinksRequest, unit: Unit) -> pb.ListBo
             raise not_found("link", f"link_ids[{index}]")
     await unit.run(REVOKE, booking_id=request.id, ids=ids, all_of_them=not ids, now=unit.now, by=unit.caller.id)
     return await find(pb.ListBookingLinksRequest(id=request.id), unit)
+
+
+@freed.listen
+async def follow(unit: Unit, before: asyncpg.Record, how: How) -> None:
+    """Have links work for as long after a booking that was moved as they did before."""
+    if how == How.MOVED:
+        await unit.run(FOLLOW, booking_id=before["id"], ended_at=before["ends_at"], now=unit.now)
 
 
 async def _check_booking(unit: Unit, identifier: str, permission: str) -> None:

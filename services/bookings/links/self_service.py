@@ -83,7 +83,10 @@ class SelfService:
             row = await unit.one(SELECT, id=link["booking_id"])
             if row is None:
                 raise Refusal("LINK_INVALID")
-            return await work(unit, link, row)
+            try:
+                return await work(unit, link, row)
+            except Refusal as refusal:
+                raise _without_ids(refusal) from None
 
         answer: Message = await call.run(admitted, caller_of(chain_id, link_id, call.language))
         return answer
@@ -139,7 +142,8 @@ class SelfService:
             if request.HasField("accepted_fee"):
                 step.accepted_fee.CopyFrom(request.accepted_fee)
             await booking.reschedule(step, unit)
-            return await shown(unit, link)
+            # The link goes with the booking: it may work for longer now.
+            return await shown(unit, await admit(unit, link["id"], "view"))
 
         return await self._run(request.token, call, "change", work)
 
@@ -163,6 +167,16 @@ class SelfService:
             return await wait(unit, row, request)
 
         return await self._run(request.token, call, "wait", work)
+
+
+def _without_ids(refusal: Refusal) -> Refusal:
+    """What a customer is told of why not: times and terms, and no ids."""
+    # The fields stay, as the contract says that they are there.
+    for slot in refusal.members.get("nearest", ()):
+        slot["staff_ids"] = []
+    if "terms" in refusal.members:
+        refusal.members["terms"]["booking_id"] = ""
+    return refusal
 
 
 def caller_of(chain_id: str, link_id: str, language: str) -> Caller:

@@ -310,6 +310,14 @@ async def approve(request: pb.ApproveLeaveRequest, unit: Unit) -> pb.Leave:
         raise Refusal("LEAVE_HITS_BOOKINGS", members={"hits": [to_json(hit) for hit in shown]}, count=len(found))
     hits = await _hits(unit, row, found)
     changed = await _decide(unit, row, APPROVED, request.reason)
+    # Who was booking meanwhile is done now, and whoever comes later knows of the leave: nothing slips in between.
+    known, found = {duty.id for duty in found}, await _duties(unit, row)
+    late = [duty for duty in found if duty.id not in known]
+    if late and not request.accept_conflicts:
+        shown = await _hits(unit, row, found[:MOST_HITS_IN_REFUSAL])
+        raise Refusal("LEAVE_HITS_BOOKINGS", members={"hits": [to_json(hit) for hit in shown]}, count=len(found))
+    if late:
+        hits = await _hits(unit, row, found)
     _tell(unit, changed, pb.LeaveApproved, booking_ids=[duty.id for duty in found if not duty.is_class])
     leave = to_leave(changed)
     leave.hits.extend(hits)

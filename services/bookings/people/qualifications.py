@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, timedelta
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from chassis.app import Context
 from chassis.db import prepare, prepare_sql
 from chassis.errors import FieldError, Refusal
 from chassis.unit import Unit, system_caller
-from services.bookings import domain
+from services.bookings import domain, one_by_one
 from services.bookings.people.models import expiring_qualifications
 
 TELL_EXPIRING_SECONDS = 3600.0
@@ -108,13 +108,16 @@ async def tell_expiring(context: Context) -> None:
         days = {"today": today, "last_day": today + timedelta(days=NOTICE_DAYS)}
         chains = [row["chain_id"] for row in await unit.all(CHAINS_TO_TELL, **days)]
     for chain_id in chains:
-        async with context.store.unit(system_caller(context.name, chain_id)) as unit:
-            for row in await unit.all(TELL, **days, now=unit.now):
-                event = people_pb2.StaffQualificationExpiring(
-                    staff_id=row["id"],
-                    name=row["name"],
-                    branch_ids=row["branch_ids"],
-                    skill=row["skill"],
-                    expires_on=row["expires_on"].isoformat(),
-                )
-                unit.emit(event)
+        await one_by_one.each(context, "tell-expiring-qualifications", chain_id, [days], _tell)
+
+
+async def _tell(unit: Unit, days: Mapping[str, date]) -> None:
+    for row in await unit.all(TELL, **days, now=unit.now):
+        event = people_pb2.StaffQualificationExpiring(
+            staff_id=row["id"],
+            name=row["name"],
+            branch_ids=row["branch_ids"],
+            skill=row["skill"],
+            expires_on=row["expires_on"].isoformat(),
+        )
+        unit.emit(event)

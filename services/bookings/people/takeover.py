@@ -13,12 +13,24 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.errors import FieldError, invalid, not_found
 from chassis.unit import Unit
-from services.bookings import allocator, assignment, availability, board, booking, calendar, domain, rows, times
+from services.bookings import (
+    allocator,
+    assignment,
+    availability,
+    board,
+    booking,
+    calendar,
+    domain,
+    freed,
+    rows,
+    times,
+)
 from services.bookings import plan as plans
 from services.bookings.allocator import Taken
 from services.bookings.availability import Need
 from services.bookings.board import Board
 from services.bookings.common import refuse_if
+from services.bookings.freed import How
 from services.bookings.plan import Plan
 from services.bookings.times import Times
 
@@ -128,14 +140,32 @@ async def reassign(request: people_pb2.ReassignBookingRequest, unit: Unit) -> bo
     row, status = await rows.locked(unit, request.id, "reassign")
     if row["class_session_id"] is not None:
         raise domain.not_bookable("in_class", [])
-    staff_id, lines = request.staff_id.lower(), rows.stored_lines(row)
-    previous_id = _previous(request, row, lines)
+    staff_id = request.staff_id.lower()
+    previous_id = _previous(request, row, rows.stored_lines(row))
     if staff_id == previous_id:
         refuse_if([FieldError("staff_id", "same", "does it already", "该员工已负责此预约")])
+    field = "previous_staff_id" if request.previous_staff_id else "need"
+    return await hand_over(unit, row, status, previous_id, staff_id, request.need or None, field)
+
+
+async def hand_over(
+    unit: Unit,
+    row: asyncpg.Record,
+    status: str,
+    previous_id: str,
+    staff_id: str,
+    need: str | None = None,
+    field: str = "staff_id",
+) -> bookings_pb2.Booking:
+    """Have somebody else do what one does in a locked booking, or in one need of it; `field` named what is not there.
+
+    Raises Refusal NOT_FOUND, NOT_BOOKABLE, SLOT_TAKEN.
+    """
+    lines = rows.stored_lines(row)
     known = await board.of_branch(unit, row["branch_id"])
-    part = part_of(known, row, lines, previous_id, request.need or None)
+    part = part_of(known, row, lines, previous_id, need)
     if part is None:
-        raise not_found("part of the booking", "previous_staff_id" if request.previous_staff_id else "need")
+        raise not_found("part of the booking", field)
     leads = row["staff_id"] == previous_id
     question = booking.question_of(row, lines, staff_id if leads else None)
     found = await times.read(unit, question, row["starts_at"], plan=part.plan)
@@ -143,6 +173,7 @@ async def reassign(request: people_pb2.ReassignBookingRequest, unit: Unit) -> bo
     moved = _handed_over(lines, part, staff_id, _considered(found, part, row))
     old = await allocator.of_booking(unit, row["id"])
     new = _taken(old, moved, (previous_id, staff_id))
+    await board.hold(unit, found.board)
     await booking.expire_in_the_way(unit, found, [each for each in new if each.resource_id == staff_id])
     if await allocator.move(unit, row["id"], old, new, row["expires_at"]):
         raise domain.slot_taken(await times.nearest(unit, question, row["starts_at"]))
@@ -153,6 +184,7 @@ async def reassign(request: people_pb2.ReassignBookingRequest, unit: Unit) -> bo
         staff_id=next((each.id for each in moved[0].assignments if each.is_staff), row["staff_id"]),
         lines=bookings_pb2.BookingLines(lines=moved).SerializeToString(),
     )
+    await freed.tell(unit, row, How.MOVED)
     return rows.told(unit, changed, people_pb2.BookingReassigned, previous_staff_id=previous_id, staff_id=staff_id)
 
 

@@ -17,7 +17,7 @@ from chassis.ids import new_id
 from chassis.pages import page_limit, split_page
 from chassis.rows import projector
 from chassis.unit import Absent, Unit, system_caller
-from services.bookings import allocator, calendar
+from services.bookings import allocator, calendar, one_by_one
 from services.bookings import domain as core
 from services.bookings.allocator import Taken
 from services.bookings.common import check_branch_known, refuse_if
@@ -232,9 +232,12 @@ async def watch(context: Context) -> None:
     async with context.system_store.unit(system_caller(context.name, ""), read_only=True) as unit:
         chains = [row["chain_id"] for row in await unit.all(CHAINS_TO_WATCH, now=unit.now)]
     for chain_id in chains:
-        async with context.store.unit(system_caller(context.name, chain_id)) as unit:
-            for row in await unit.all(TO_WATCH, now=unit.now):
-                await _watch(unit, row)
+        await one_by_one.each(context, "watch-loans", chain_id, [chain_id], _watch_chain)
+
+
+async def _watch_chain(unit: Unit, _: str) -> None:
+    for row in await unit.all(TO_WATCH, now=unit.now):
+        await _watch(unit, row)
 
 
 async def _watch(unit: Unit, row: asyncpg.Record) -> None:

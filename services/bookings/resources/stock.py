@@ -198,15 +198,25 @@ async def _read(unit: Unit, identifier: str, permission: str) -> asyncpg.Record:
 # --- movements ---
 
 
+async def _to_move(unit: Unit, identifier: str) -> asyncpg.Record:
+    """An item whose quantity changes, locked. Raises Refusal NOT_FOUND, PERMISSION_DENIED, PRECONDITION_FAILED."""
+    row = await unit.one(SELECT_FOR_UPDATE, id=identifier)
+    if row is None:
+        raise not_found("stock_item", "id")
+    unit.check_branch(row["branch_id"], WRITE)
+    unit.check_version(row["version"])
+    return row
+
+
 async def receive(request: pb.ReceiveStockRequest, unit: Unit) -> pb.StockItem:
     """Stock came in."""
-    row = await _read(unit, request.id, WRITE)
+    row = await _to_move(unit, request.id)
     return await _move(unit, row["id"], "received", change=request.quantity, note=request.note)
 
 
 async def use(request: pb.UseStockRequest, unit: Unit) -> pb.StockItem:
     """Stock was used or written off. Raises Refusal NOT_ENOUGH_STOCK, and then nothing is taken."""
-    row = await _read(unit, request.id, WRITE)
+    row = await _to_move(unit, request.id)
     booking_id = request.booking_id if request.HasField("booking_id") else None
     if booking_id is not None and not await unit.value(KNOWN_BOOKING, id=booking_id):
         raise not_found("booking", "booking_id")
@@ -216,7 +226,7 @@ async def use(request: pb.UseStockRequest, unit: Unit) -> pb.StockItem:
 
 async def count(request: pb.CountStockRequest, unit: Unit) -> pb.StockItem:
     """Stock was counted: this is what is there."""
-    row = await _read(unit, request.id, WRITE)
+    row = await _to_move(unit, request.id)
     return await _move(unit, row["id"], "counted", counted=request.quantity, note=request.note)
 
 

@@ -20,7 +20,7 @@ from chassis.unit import Unit
 from services.bookings import board as boards
 from services.bookings import calendar, domain
 from services.bookings.board import Board
-from services.bookings.common import check_branch_known, lower, refuse_if
+from services.bookings.common import after_id, check_branch_known, lower, refuse_if
 from services.bookings.rosters import inputs, store, telling
 from services.bookings.rosters.figures import figures
 from services.bookings.rosters.inputs import Inputs
@@ -34,15 +34,18 @@ SHOWN = ("published", "replaced")
 
 
 @prepared_once
-def _list(*, branch: bool, status: bool, allowed: bool, after: bool) -> Prepared:
+def _list(filters: frozenset[str]) -> Prepared:
     query = sa.select(table).where(table.c.chain_id == sa.bindparam("chain_id"))
-    if branch:
+    if "branch_id" in filters:
         query = query.where(table.c.branch_id == sa.bindparam("branch_id"))
-    if status:
+    if "status" in filters:
         query = query.where(table.c.status == sa.bindparam("status"))
-    if allowed:
+    if "allowed" in filters:
         query = query.where(table.c.branch_id == sa.any_(sa.bindparam("allowed", type_=sa.ARRAY(uuid_type()))))
-    if after:
+    if "planned" in filters:
+        planned = sa.any_(sa.bindparam("planned", type_=sa.ARRAY(uuid_type())))
+        query = query.where(sa.or_(table.c.status == sa.bindparam("shown"), table.c.branch_id == planned))
+    if "after_id" in filters:
         query = query.where(table.c.id < sa.bindparam("after_id", type_=uuid_type()))
     return prepare(query.order_by(table.c.id.desc()).limit(sa.bindparam("limit", type_=sa.Integer())))
 
@@ -113,25 +116,23 @@ def _people(request: pb.CreateRosterRequest, board: Board) -> list[str]:
 async def find(request: pb.ListRostersRequest, unit: Unit) -> pb.ListRostersResponse:
     """A page of rosters, the latest made first. Raises Refusal NOT_FOUND, INVALID_REQUEST."""
     limit = page_limit(request.page_size)
-    parameters: dict[str, Any] = {"limit": limit + 1}
+    parameters: dict[str, Any] = {}
     if request.HasField("branch_id"):
         parameters["branch_id"] = request.branch_id
     if request.HasField("status"):
         parameters["status"] = enum_name(pb.Roster, "status", request.status)
-    permission = store.WRITE
-    if not unit.caller.may(store.WRITE):
-        permission = store.READ
-        if parameters.setdefault("status", "published") not in SHOWN:
-            parameters["status"] = "published"
-    allowed = unit.allowed_branches(permission)
+    allowed = unit.allowed_branches(store.READ)
     if allowed is not None:
         parameters["allowed"] = allowed
-    after = store.after_id(request.page_token)
+    planned = unit.allowed_branches(store.WRITE)
+    if planned is not None:
+        # Of branches that others plan, only what everybody may see.
+        asked = parameters.get("status")
+        parameters |= {"planned": planned, "shown": asked if asked in SHOWN else "published"}
+    after = after_id(request.page_token)
     if after is not None:
         parameters["after_id"] = after
-    names = ("branch_id", "status", "allowed", "after_id")
-    branch, status, within, later = (name in parameters for name in names)
-    rows = await unit.all(_list(branch=branch, status=status, allowed=within, after=later), **parameters)
+    rows = await unit.all(_list(frozenset(parameters)), **parameters, limit=limit + 1)
     if not rows and request.HasField("branch_id"):
         await check_branch_known(unit, request.branch_id.lower())
     page, token = split_page(rows, limit, lambda row: (row["id"],))

@@ -10,8 +10,10 @@ import sqlalchemy as sa
 from foyer.bookings.v1 import rosters_pb2 as pb
 
 from chassis.db import prepare, prepare_sql
+from chassis.errors import FieldError
 from chassis.unit import Unit
 from services.bookings import calendar
+from services.bookings.common import refuse_if
 from services.bookings.models import branches
 from services.bookings.rosters import store, telling
 
@@ -62,12 +64,14 @@ where r.chain_id = $1::uuid and r.branch_id = $2::uuid and r.status = 'published
 
 
 async def publish(request: pb.PublishRosterRequest, unit: Unit) -> pb.Roster:
-    """Make a roster what people work. Raises Refusal ROSTER_HITS_BOOKINGS, WRONG_STATE, NOT_FOUND."""
+    """Make a roster what people work. Raises Refusal ROSTER_HITS_BOOKINGS, WRONG_STATE, NOT_FOUND, INVALID_REQUEST."""
     row = await store.locked(unit, request.id)
     store.check_status(row, "proposed")
     zone: str = await unit.value(ZONE, branch_id=row["branch_id"])
     today = calendar.local_today(unit.now, zone)
     first: date = max(row["from_date"], today)
+    if first >= row["end_date"]:
+        refuse_if([FieldError("id", "past", "all of its days are past", "其日期均已过去")])
     staff_ids = list(row["staff_ids"])
     # Their time is changed by one at a time, as everywhere.
     await unit.all(store.LOCK_STAFF, ids=staff_ids)

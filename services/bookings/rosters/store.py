@@ -13,8 +13,7 @@ from foyer.bookings.v1 import rosters_pb2 as pb
 from chassis.codec import to_json
 from chassis.db import prepare, prepare_sql, uuid_type
 from chassis.errors import Refusal, not_found
-from chassis.pages import cursor_decode, wrong_token
-from chassis.unit import UUID_PATTERN, Unit
+from chassis.unit import Unit
 from services.bookings import board as boards
 from services.bookings import calendar
 from services.bookings.availability import Window
@@ -122,16 +121,6 @@ def check_own(unit: Unit, staff_id: str, branch_ids: list[str]) -> None:
         if not unit.caller.may(WRITE):
             raise Refusal("PERMISSION_DENIED", permission=WRITE)
         check_scope(unit, branch_ids, WRITE)
-
-
-def after_id(token: str) -> str | None:
-    """The id after which a page begins; None for the first page. Raises Refusal INVALID_REQUEST."""
-    values = cursor_decode(token, 1)
-    if values is None:
-        return None
-    if not isinstance(values[0], str) or not UUID_PATTERN.fullmatch(values[0]):
-        raise wrong_token()
-    return values[0]
 
 
 def plans(unit: Unit, branch_id: str) -> bool:

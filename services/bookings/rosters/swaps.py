@@ -20,7 +20,7 @@ from chassis.pages import page_limit, split_page
 from chassis.rows import enum_name
 from chassis.unit import Unit
 from services.bookings import calendar, domain, staff
-from services.bookings.common import check_branch_known, refuse_if
+from services.bookings.common import after_id, check_branch_known, refuse_if
 from services.bookings.models import dated_shifts
 from services.bookings.rosters import inputs, publishing, rules, store, telling
 from services.bookings.rosters.figures import covered
@@ -81,7 +81,9 @@ def _list(filters: frozenset[str]) -> Prepared:
         person = sa.bindparam("staff_id", type_=uuid_type())
         query = query.where(sa.or_(table.c.staff_id == person, table.c.to_staff_id == person))
     if "allowed" in filters:
-        query = query.where(table.c.branch_id == sa.any_(sa.bindparam("allowed", type_=sa.ARRAY(uuid_type()))))
+        allowed = table.c.branch_id == sa.any_(sa.bindparam("allowed", type_=sa.ARRAY(uuid_type())))
+        own = sa.bindparam("own_id", type_=uuid_type())
+        query = query.where(sa.or_(allowed, table.c.staff_id == own, table.c.to_staff_id == own))
     if "after_id" in filters:
         query = query.where(table.c.id < sa.bindparam("after_id", type_=uuid_type()))
     return prepare(query.order_by(table.c.id.desc()).limit(sa.bindparam("limit", type_=sa.Integer())))
@@ -140,7 +142,11 @@ async def request(asked: pb.RequestShiftSwapRequest, unit: Unit) -> pb.ShiftSwap
 
 def _told(unit: Unit, row: asyncpg.Record, event: type[Message]) -> pb.ShiftSwap:
     swap = telling.to_swap(row)
-    unit.emit(event(shift_swap_id=swap.id, shift_swap=swap))
+    told = telling.to_swap(row)
+    # Whoever listens needs to know what changes, not why somebody cannot come.
+    for name in ("note", "accept_note", "decline_reason"):
+        told.ClearField(name)
+    unit.emit(event(shift_swap_id=swap.id, shift_swap=told))
     return swap
 
 
@@ -239,8 +245,8 @@ async def find(asked: pb.ListShiftSwapsRequest, unit: Unit) -> pb.ListShiftSwaps
             return pb.ListShiftSwapsResponse()
         parameters["staff_id"] = unit.caller.staff_id
     elif allowed is not None:
-        parameters["allowed"] = allowed
-    after = store.after_id(asked.page_token)
+        parameters |= {"allowed": allowed, "own_id": unit.caller.staff_id or None}
+    after = after_id(asked.page_token)
     if after is not None:
         parameters["after_id"] = after
     rows = await unit.all(_list(frozenset(parameters)), **parameters, limit=limit + 1)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import asyncpg
 import sqlalchemy as sa
 from foyer.bookings.v1 import rosters_pb2 as pb
 from sqlalchemy.dialects.postgresql import insert
 
-from chassis.db import prepare, uuid_type
+from chassis.db import Prepared, prepare, uuid_type
 from chassis.errors import FieldError
 from chassis.rows import projector
 from chassis.unit import Unit
 from services.bookings import board as boards
 from services.bookings import domain, staff
 from services.bookings.common import check_branch_known, check_scope, lower, refuse_if
+from services.bookings.models import branches
 from services.bookings.rosters import demand, inputs, telling
 from services.bookings.rosters.demand import Period
 from services.bookings.rosters.models import roster_contracts, roster_demands, shift_templates
@@ -38,6 +40,11 @@ def _upsert(table: sa.Table, key: sa.Column[str]) -> sa.sql.ClauseElement:
 
 SET_CONTRACT = prepare(_upsert(roster_contracts, roster_contracts.c.staff_id))
 SET_DEMAND = prepare(_upsert(roster_demands, roster_demands.c.branch_id))
+LOCK_BRANCH = prepare(
+    sa.select(branches.c.id)
+    .where(branches.c.chain_id == sa.bindparam("chain_id"), branches.c.id == sa.bindparam("branch_id"))
+    .with_for_update()
+)
 KNOWN_TEMPLATES = prepare(
     sa.select(shift_templates.c.id).where(
         shift_templates.c.chain_id == sa.bindparam("chain_id"),
@@ -59,13 +66,20 @@ async def check_templates(unit: Unit, ids: Sequence[str], field: str) -> None:
         )
 
 
+async def _check_version(unit: Unit, statement: Prepared, **where: Any) -> None:
+    """Refuse PRECONDITION_FAILED when If-Match names another version than the one there is; 0 where nothing was set."""
+    rows = await unit.all(statement, **where)
+    unit.check_version(rows[0]["version"] if rows else 0)
+
+
 # --- contracts ---
 
 
 async def set_contract(request: pb.SetRosterContractRequest, unit: Unit) -> pb.RosterContract:
-    """Set a person's contract. Raises Refusal NOT_FOUND, INVALID_REQUEST, PERMISSION_DENIED."""
-    person = await staff.readable(unit, request.staff_id, "staff_id")
+    """Set a person's contract. Raises Refusal NOT_FOUND, INVALID_REQUEST, PERMISSION_DENIED, PRECONDITION_FAILED."""
+    person = await staff.locked(unit, request.staff_id, "staff_id")
     check_scope(unit, person["branch_ids"], WRITE)
+    await _check_version(unit, inputs.READ_CONTRACTS, ids=[person["id"]])
     values = {
         name: getattr(request, name) if request.HasField(name) else getattr(FIRST, name)  # type: ignore[arg-type]
         for name in LIMITS
@@ -94,10 +108,15 @@ async def get_contract(request: pb.GetRosterContractRequest, unit: Unit) -> pb.R
 
 
 async def set_demand(request: pb.SetRosterDemandRequest, unit: Unit) -> pb.RosterDemand:
-    """Set how many people a branch needs. Raises Refusal NOT_FOUND, INVALID_REQUEST, PERMISSION_DENIED."""
+    """Set how many people a branch needs.
+
+    Raises Refusal NOT_FOUND, INVALID_REQUEST, PERMISSION_DENIED, PRECONDITION_FAILED.
+    """
     branch_id = request.branch_id.lower()
     await check_branch_known(unit, branch_id)
     unit.check_branch(branch_id, WRITE)
+    await unit.one(LOCK_BRANCH, branch_id=branch_id)
+    await _check_version(unit, inputs.READ_DEMAND, branch_id=branch_id)
     refuse_if([error for index, rule in enumerate(request.rules) for error in _rule_errors(index, rule)])
     stored = pb.RosterDemand(rules=request.rules).SerializeToString()
     row = await unit.one(SET_DEMAND, branch_id=branch_id, demand=stored, version=1)

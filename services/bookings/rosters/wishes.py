@@ -8,16 +8,16 @@ import sqlalchemy as sa
 from foyer.bookings.v1 import rosters_pb2 as pb
 
 from chassis.db import Prepared, prepare, prepared_once, uuid_type
-from chassis.errors import FieldError, not_found
+from chassis.errors import FieldError, Refusal, not_found
 from chassis.ids import new_id
 from chassis.pages import page_limit, split_page
 from chassis.rows import enum_name, projector
 from chassis.unit import Unit
 from services.bookings import domain, staff
-from services.bookings.common import refuse_if
+from services.bookings.common import after_id, refuse_if
 from services.bookings.models import staff as staff_table
 from services.bookings.rosters.models import roster_wishes as table
-from services.bookings.rosters.store import WRITE, after_id, check_own
+from services.bookings.rosters.store import WRITE, check_own, plans
 from services.bookings.rosters.terms import check_templates
 
 MOST_WISHES = 200
@@ -48,7 +48,9 @@ def _list(*, person: bool, allowed: bool, after: bool) -> Prepared:
     if allowed:
         query = query.join(
             staff_table, sa.and_(staff_table.c.chain_id == table.c.chain_id, staff_table.c.id == table.c.staff_id)
-        ).where(staff_table.c.branch_ids.overlap(sa.bindparam("allowed", type_=staff_table.c.branch_ids.type)))
+        )
+        theirs = staff_table.c.branch_ids.overlap(sa.bindparam("allowed", type_=staff_table.c.branch_ids.type))
+        query = query.where(sa.or_(theirs, table.c.staff_id == sa.bindparam("own_id", type_=uuid_type())))
     if after:
         query = query.where(table.c.id > sa.bindparam("after_id", type_=uuid_type()))
     return prepare(query.order_by(table.c.id).limit(sa.bindparam("limit", type_=sa.Integer())))
@@ -93,7 +95,9 @@ async def find(request: pb.ListRosterWishesRequest, unit: Unit) -> pb.ListRoster
     parameters: dict[str, Any] = {"limit": limit + 1}
     if request.HasField("staff_id"):
         person = await staff.readable(unit, request.staff_id, "staff_id")
-        check_own(unit, person["id"], person["branch_ids"])
+        # Who plans any of their branches finds their wishes in the whole list, too.
+        if person["id"] != unit.caller.staff_id and not any(plans(unit, branch) for branch in person["branch_ids"]):
+            raise Refusal("PERMISSION_DENIED", permission=WRITE)
         parameters["staff_id"] = person["id"]
     elif not unit.caller.may(WRITE):
         if not unit.caller.staff_id:
@@ -101,7 +105,7 @@ async def find(request: pb.ListRosterWishesRequest, unit: Unit) -> pb.ListRoster
         parameters["staff_id"] = unit.caller.staff_id
     allowed = unit.allowed_branches(WRITE)
     if allowed is not None and "staff_id" not in parameters:
-        parameters["allowed"] = allowed
+        parameters |= {"allowed": allowed, "own_id": unit.caller.staff_id or None}
     after = after_id(request.page_token)
     if after is not None:
         parameters["after_id"] = after

@@ -17,9 +17,10 @@ from chassis.db import prepare
 from chassis.errors import FieldError, Refusal, not_found
 from chassis.money import money
 from chassis.unit import Unit
-from services.bookings import allocator, booking, calendar, changes, choice, domain
+from services.bookings import allocator, booking, calendar, changes, choice, domain, freed
 from services.bookings.allocator import Move
 from services.bookings.common import refuse_if
+from services.bookings.freed import How
 from services.bookings.models import bookings
 from services.bookings.rows import WRITE, project_booking, stored_lines, told, write
 from services.bookings.series import planning, rule
@@ -158,8 +159,7 @@ async def reschedule(request: series_pb2.RescheduleSeriesRequest, unit: Unit) ->
     for row, starts_at in moving:
         lines = stored_lines(row)
         dates.append(Wanted(starts_at, booking.question_of(row, lines, staff_id), lines))
-    freed = [taken for each in had.values() for taken in each]
-    found = await planning.take(unit, dates, None, freed, may_skip=False)
+    found = await planning.take(unit, dates, None, [taken for each in had.values() for taken in each], may_skip=False)
     for planned in found:
         await booking.check_staff_known(unit, planned.found)
     if any(planned.given is None for planned in found):
@@ -203,6 +203,7 @@ async def _moved(unit: Unit, row: asyncpg.Record, planned: Planned, fee: dict[st
         change_count=row["change_count"] + 1,
         **cost.columns,
     )
+    await freed.tell(unit, row, How.MOVED)
     return told(
         unit,
         changed,

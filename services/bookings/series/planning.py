@@ -45,10 +45,11 @@ class Wanted:
 
     def compile(self, known: Board) -> None:
         """Make its plan from a board. Raises Refusal NOT_FOUND, INVALID_REQUEST."""
-        compiled = plans.compile_plans(known, self.question)
         if self.lines:
-            compiled = Compiled((plans.of_booking(known, self.question, self.lines),), compiled.reason)
-        self.compiled = compiled
+            sold = plans.of_booking(known, self.question, self.lines)
+            self.compiled = Compiled((sold,), choice.reason_to_stay(known, self.question))
+        else:
+            self.compiled = plans.compile_plans(known, self.question)
 
 
 @dataclass(slots=True)
@@ -260,6 +261,7 @@ async def take(
     """
     within = nearest or timedelta(0)
     snapshot = await read(unit, dates, within, freed)
+    await board.hold(unit, snapshot.board)
     for _ in range(MOST_ROUNDS):
         found = await plan_all(unit, snapshot, dates, nearest)
         if any(each.given is None for each in found) and not may_skip:

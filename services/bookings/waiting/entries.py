@@ -14,19 +14,19 @@ from foyer.bookings.v1 import waiting_list_pb2 as pb
 from chassis.db import Prepared, prepare, prepare_sql, prepared_once, uuid_type
 from chassis.errors import FieldError, Refusal, not_found
 from chassis.ids import new_id
-from chassis.pages import cursor_decode, page_limit, split_page, wrong_token
+from chassis.pages import page_limit, split_page
 from chassis.rows import enum_name
-from chassis.unit import UUID_PATTERN, Unit
+from chassis.unit import Unit
 from services.bookings import board as boards
 from services.bookings import booking, domain, times
 from services.bookings.asking import lines_asked
 from services.bookings.availability import HORIZON_DAYS, WINDOW_DAYS
-from services.bookings.common import refuse_if
+from services.bookings.common import after_id, refuse_if
 from services.bookings.plan import Question
 from services.bookings.records import check_known
-from services.bookings.rows import READ, WRITE, moment_of
+from services.bookings.rows import READ, SELECT_FOR_UPDATE, WRITE, moment_of
 from services.bookings.waiting.models import waiting_entries
-from services.bookings.waiting.offering import LOCK, offer, passed, tell_left, to_entry, write
+from services.bookings.waiting.offering import LOCK, offer_free, passed, tell_left, to_entry, write
 
 INSERT = prepare(sa.insert(waiting_entries).returning(waiting_entries))
 SELECT = prepare(
@@ -99,7 +99,7 @@ async def join(request: pb.JoinWaitingListRequest, unit: Unit) -> pb.WaitingEntr
     )
     assert row is not None
     unit.emit(pb.WaitingListJoined(entry_id=row["id"], branch_id=branch_id, customer_id=customer_id))
-    await offer(unit, branch_id, row["starts_from"], row["ends_by"])
+    await offer_free(unit, row)
     return await _read(unit, row["id"])
 
 
@@ -141,11 +141,9 @@ async def find(request: pb.ListWaitingEntriesRequest, unit: Unit) -> pb.ListWait
     allowed = unit.allowed_branches(READ)
     if allowed is not None:
         parameters["allowed"] = allowed
-    values = cursor_decode(request.page_token, 1)
-    if values is not None:
-        if not isinstance(values[0], str) or not UUID_PATTERN.fullmatch(values[0]):
-            raise wrong_token()
-        parameters["after"] = values[0]
+    after = after_id(request.page_token)
+    if after is not None:
+        parameters["after"] = after
     status = (enum_name(pb.WaitingEntry, "status", request.status),) if request.HasField("status") else ACTIVE
     rows = await unit.all(_list(frozenset(parameters)), **parameters, status=list(status), limit=limit + 1)
     if not rows:
@@ -196,7 +194,7 @@ async def update(request: pb.UpdateWaitingEntryRequest, unit: Unit) -> pb.Waitin
         changes["note"] = request.note or None
     changed = await write(unit, row, **changes)
     if changed["status"] == "waiting" and request.HasField("windows"):
-        await offer(unit, changed["branch_id"], changed["starts_from"], changed["ends_by"])
+        await offer_free(unit, changed)
     return await _read(unit, row["id"])
 
 
@@ -216,7 +214,12 @@ async def decline(request: pb.DeclineWaitingOfferRequest, unit: Unit) -> pb.Wait
 
 async def leave(request: pb.LeaveWaitingListRequest, unit: Unit) -> pb.WaitingEntry:
     """Leave the list; what is on offer goes to the next one. Raises Refusal WRONG_STATE."""
+    seen = await unit.one(SELECT, id=request.id)
+    if seen is not None and seen["booking_id"] is not None:
+        # Bookings are locked before entries, everywhere.
+        await unit.one(SELECT_FOR_UPDATE, id=seen["booking_id"])
     row = await _locked(unit, request.id)
+    unit.check_version(row["version"])
     if row["status"] not in ACTIVE:
         raise Refusal("WRONG_STATE", status=row["status"])
     booking_id = row["booking_id"]
@@ -243,6 +246,9 @@ async def _offered(unit: Unit, identifier: str) -> asyncpg.Record:
     if row is None:
         raise not_found("waiting_entry", "id")
     unit.check_branch(row["branch_id"], WRITE)
+    unit.check_version(row["version"])
     if row["status"] != "offered" or row["booking_id"] is None:
         raise Refusal("NO_OFFER", status=row["status"])
+    # If-Match named the entry's version: it says nothing of the booking's.
+    unit.if_match = None
     return row

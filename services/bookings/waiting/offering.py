@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,17 +19,16 @@ from chassis.errors import Refusal
 from chassis.rows import projector
 from chassis.unit import Absent, Unit, system_caller
 from services.bookings import board as boards
-from services.bookings import booking, calendar, freed, times
+from services.bookings import booking, calendar, freed, one_by_one, times
 from services.bookings.asking import lines_asked
+from services.bookings.availability import MOST_DURATION
 from services.bookings.freed import How
 from services.bookings.plan import Question
 from services.bookings.rows import moment_of
 from services.bookings.waiting.models import waiting_entries
 
-# How many who wait are asked for one freed time, and how many of their times are tried.
-MOST_ASKED = 100
+# How many times are tried for one who waits.
 MOST_TRIED = 5
-MOST_LOOKED_AT = 50
 LOOK_AGAIN = timedelta(minutes=5)
 
 _one = sa.and_(waiting_entries.c.chain_id == sa.bindparam("chain_id"), waiting_entries.c.id == sa.bindparam("id"))
@@ -55,14 +55,14 @@ UPDATE = prepare(
     )
     .returning(waiting_entries)
 )
-# In the order in which they are asked. Who is being offered something else at this moment is passed over.
+# In the order in which they are asked.
 WAITING_FOR = prepare_sql(
     """
 select * from waiting_entries
 where chain_id = $1::uuid and branch_id = $2::uuid and status = 'waiting' and ends_by > $3::timestamptz
   and starts_from < $4::timestamptz
 order by case when $5::boolean then -priority else 0 end, created_at, id
-limit 100 for update skip locked
+limit 100
 """,
     "chain_id",
     "branch_id",
@@ -70,6 +70,14 @@ limit 100 for update skip locked
     "ends_at",
     "by_priority",
 )
+# Who is being offered something else at this moment is passed over.
+LOCK_WAITING = prepare_sql(
+    "select id from waiting_entries where chain_id = $1::uuid and id = $2::uuid and status = 'waiting'"
+    " for update skip locked",
+    "chain_id",
+    "id",
+)
+STATUS = prepare_sql("select status from waiting_entries where chain_id = $1::uuid and id = $2::uuid", "chain_id", "id")
 OF_BOOKING = prepare_sql(
     "select * from waiting_entries where chain_id = $1::uuid and booking_id = $2::uuid and status = 'offered'"
     " for update",
@@ -112,7 +120,8 @@ async def booking_changed(unit: Unit, before: asyncpg.Record, how: How) -> None:
         row = await unit.one(OF_BOOKING, booking_id=before["id"])
         if row is not None:
             await (booked(unit, row) if how == How.AGREED else passed(unit, row))
-    if how in (How.OVER, How.MOVED):
+    # A seat in a class frees nobody but its customer.
+    if how in (How.OVER, How.MOVED) and before["class_session_id"] is None:
         await offer(unit, before["branch_id"], before["starts_at"], before["ends_at"])
 
 
@@ -137,10 +146,14 @@ async def passed(unit: Unit, row: asyncpg.Record) -> asyncpg.Record:
 STARTS_AT = prepare_sql("select starts_at from bookings where chain_id = $1::uuid and id = $2::uuid", "chain_id", "id")
 
 
+Slot = tuple[datetime, datetime]
+
+
 async def offer(unit: Unit, branch_id: str, starts_at: datetime, ends_at: datetime) -> int:
     """Hold a freed time for who waits for it, the first one first; answers how many got an offer.
 
-    What was freed may suit several: two short visits in place of a long one.
+    What was freed may suit several: two short visits in place of a long one. What keeps somebody from getting an offer
+    is never a matter of who gives the time back.
     """
     if ends_at <= unit.now:
         return 0
@@ -150,27 +163,65 @@ async def offer(unit: Unit, branch_id: str, starts_at: datetime, ends_at: dateti
         WAITING_FOR, branch_id=branch_id, starts_at=starts_at, ends_at=ends_at, by_priority=by_priority
     )
     made = 0
+    # What can begin in that time, whoever it is for: many wait for the same. Nothing stays nothing.
+    slots: dict[tuple[bytes, str | None], list[Slot]] = {}
     for row in rows:
-        made += await _offer_to(unit, row, starts_at, ends_at)
+        asked = (row["lines"], row["source"])
+        try:
+            if asked not in slots:
+                slots[asked] = []
+                slots[asked] = await _slots(unit, _question(row, None), (starts_at, ends_at))
+            is_made = bool(slots[asked]) and await _offer_to(unit, row, slots[asked], (starts_at, ends_at))
+        except (Refusal, Absent):
+            # Its service, or what it chose, is not there any more.
+            continue
+        if is_made:
+            made += 1
+            slots = {asked: left for asked, left in slots.items() if not left}
     return made
 
 
-async def _offer_to(unit: Unit, row: asyncpg.Record, since: datetime, until: datetime) -> bool:
-    """Hold the first time that suits an entry and touches what was freed."""
+def _question(row: asyncpg.Record, customer_id: str | None) -> Question:
     lines = pb.SearchAvailabilityRequest.FromString(row["lines"]).lines
-    question = Question(row["branch_id"], lines_asked(lines), row["customer_id"], row["source"])
+    return Question(row["branch_id"], lines_asked(lines), customer_id, row["source"])
+
+
+async def _slots(unit: Unit, question: Question, within: Slot, window: Slot | None = None) -> list[Slot]:
+    """What can be begun and touches a time, and lies in a window where there is one."""
+    since, until = within
+    earliest, latest = max(since - MOST_DURATION, unit.now), until + MOST_DURATION
+    if window is not None:
+        earliest, latest = max(earliest, window[0]), min(latest, window[1])
+    if earliest >= latest or latest <= since or earliest >= until:
+        return []
+    found = await times.read(unit, question, earliest, latest)
+    offers = [
+        (calendar.moment_of(step), calendar.moment_of(step + duration))
+        for step, duration, _ in found.offers(earliest, latest, unit.now)
+    ]
+    return [(start, end) for start, end in offers if start < until and end > since]
+
+
+def _windows(row: asyncpg.Record) -> list[Slot]:
     windows = waiting_list_pb2.WaitingWindows.FromString(row["windows"]).windows
+    return [(moment_of(window.starts_from), moment_of(window.ends_by)) for window in windows]
+
+
+async def _offer_to(unit: Unit, row: asyncpg.Record, slots: Sequence[Slot], within: Slot) -> bool:
+    """Hold the first time that suits an entry and touches what was freed; `slots` are those free for anybody."""
+    windows = [
+        window
+        for window in _windows(row)
+        if any(window[0] <= start and end <= window[1] and start not in row["passed_starts"] for start, end in slots)
+    ]
+    # Only who gets an offer is locked: of several times freed at once each finds somebody.
+    if not windows or await unit.one(LOCK_WAITING, id=row["id"]) is None:
+        return False
+    lines = pb.SearchAvailabilityRequest.FromString(row["lines"]).lines
     tried = 0
     for window in windows:
-        earliest = max(moment_of(window.starts_from), unit.now)
-        latest = moment_of(window.ends_by)
-        if earliest >= latest or latest <= since or earliest >= until:
-            continue
-        found = await times.read(unit, question, earliest, latest)
-        for step, duration, _ in found.offers(earliest, latest, unit.now):
-            start = calendar.moment_of(step)
-            touches = start < until and calendar.moment_of(step + duration) > since
-            if not touches or start in row["passed_starts"]:
+        for start, _ in await _slots(unit, _question(row, row["customer_id"]), within, window):
+            if start in row["passed_starts"]:
                 continue
             if await _hold(unit, row, lines, start):
                 return True
@@ -178,6 +229,33 @@ async def _offer_to(unit: Unit, row: asyncpg.Record, since: datetime, until: dat
             if tried == MOST_TRIED:
                 return False
     return False
+
+
+async def offer_free(unit: Unit, row: asyncpg.Record) -> bool:
+    """Offer what is free already and suits an entry; who is before it and waits for the same is asked first.
+
+    Answers whether the entry has an offer then. Raises Refusal or Absent when what it asks for is not there any more.
+    """
+    tried: set[datetime] = set(row["passed_starts"])
+    for _ in range(MOST_TRIED):
+        slot = await _first_free(unit, row, tried)
+        if slot is None:
+            return False
+        tried.add(slot[0])
+        await offer(unit, row["branch_id"], *slot)
+        if await unit.value(STATUS, id=row["id"]) != "waiting":
+            return True
+    return False
+
+
+async def _first_free(unit: Unit, row: asyncpg.Record, tried: Collection[datetime]) -> Slot | None:
+    for window in sorted(_windows(row)):
+        if window[1] <= unit.now:
+            continue
+        for slot in await _slots(unit, _question(row, row["customer_id"]), window, window):
+            if slot[0] not in tried:
+                return slot
+    return None
 
 
 async def _hold(unit: Unit, row: asyncpg.Record, lines: Any, starts_at: datetime) -> bool:
@@ -222,7 +300,12 @@ async def look(unit: Unit, entry_id: str) -> None:
         await write(unit, row, status="over")
         tell_left(unit, row, over=True)
         return
-    if not await _offer_to(unit, row, row["starts_from"], row["ends_by"]):
+    try:
+        has_offer = await offer_free(unit, row)
+    except (Refusal, Absent):
+        # Its service, or what it chose, is not there any more: it is looked at again later.
+        has_offer = False
+    if not has_offer:
         await write(unit, row, looked_at=unit.now)
 
 
@@ -238,13 +321,14 @@ async def look_again(context: Context) -> None:
         before = unit.now - LOOK_AGAIN
         chains = [row["chain_id"] for row in await unit.all(CHAINS_WITH_UNLOOKED, before=before)]
     for chain_id in chains:
-        caller = system_caller(context.name, chain_id)
-        async with context.store.unit(caller, read_only=True) as unit:
+        async with context.store.unit(system_caller(context.name, chain_id), read_only=True) as unit:
             due = [row["id"] for row in await unit.all(UNLOOKED, before=unit.now - LOOK_AGAIN)]
-        for entry_id in due:
-            async with context.store.unit(caller) as unit:
-                try:
-                    await look(unit, entry_id)
-                except (Refusal, Absent):
-                    # Its service or branch is not offered any more: it is looked at again later.
-                    continue
+        failed = await one_by_one.each(context, "look-at-waiting-list", chain_id, due, look)
+        # Those come last the next time: they must not stand before all others for ever.
+        await one_by_one.each(context, "look-at-waiting-list", chain_id, failed, _put_off)
+
+
+async def _put_off(unit: Unit, entry_id: str) -> None:
+    row = await unit.one(LOCK, id=entry_id)
+    if row is not None and row["status"] == "waiting":
+        await write(unit, row, looked_at=unit.now)

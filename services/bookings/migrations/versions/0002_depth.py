@@ -65,7 +65,7 @@ def _change_old() -> None:
     op.execute("alter table allocations drop constraint allocations_no_overlap")
     op.execute(
         "alter table allocations add constraint allocations_no_overlap exclude using gist"
-        " (chain_id with =, resource_id with =, tstzrange(starts_at, ends_at) with &&) where (guarded)"
+        " (resource_id with =, tstzrange(starts_at, ends_at) with &&, chain_id with =) where (guarded)"
     )
     op.execute("create index allocations_of_resource on allocations (chain_id, resource_id, starts_at)")
     op.execute("alter table bookings alter column staff_id drop not null")
@@ -93,6 +93,8 @@ def _watch() -> None:
         begin
           if tg_op = 'DELETE' then changed := old; else changed := new; end if;
           if tg_nargs > 0 then branch := (to_jsonb(changed) ->> tg_argv[0])::uuid; end if;
+          -- Who takes time by what is about to change is waited for, and waits: they share this lock.
+          perform pg_advisory_xact_lock(hashtextextended('board ' || changed.chain_id || branch, 0));
           -- A sequence, so that what a transaction saw that was undone never stands for anything else.
           insert into board_versions (chain_id, branch_id, version)
           values (changed.chain_id, branch, nextval('board_version'))
