@@ -92,9 +92,10 @@ async def measure_floor(shop: Shop, operation: Operation, count: int, first: int
 async def grow(shop: Shop, operations: list[Operation], count: int) -> bool:
     """Measure the same with 6,000, 60,000 and 600,000 bookings stored: it must cost the window, not the store."""
     ok = True
-    stored = 0
+    stored = FEWEST_BOOKINGS
     for turn, wanted in enumerate((FEWEST_BOOKINGS, BOOKINGS, MOST_BOOKINGS)):
-        await fill(shop, stored, wanted)
+        if wanted > stored:
+            await fill(shop, stored, wanted)
         stored = wanted
         print(f"--- {stored:,} bookings", flush=True)
         for operation in operations:

@@ -72,9 +72,11 @@ cross join lateral (
 cross join lateral (
   select array_agg(a.booking_id::text) as held_ids, array_agg(a.resource_id::text) as held_resource_ids,
     array_agg(a.starts_at) as held_from, array_agg(a.ends_at) as held_until
-  from allocations a
-  where a.chain_id = $1::uuid and a.expires_at <= $7::timestamptz and a.resource_id = any($4::uuid[]) and a.guarded
-    and a.starts_at < ($6::date + 1) and a.ends_at > $5::date
+  from (
+    select * from allocations where chain_id = $1::uuid and expires_at <= $7::timestamptz and guarded offset 0
+  ) a
+  where a.resource_id = any($4::uuid[]) and a.starts_at < ($6::date + 1)::timestamptz
+    and a.ends_at > $5::date::timestamptz
 ) h
 """,
     "chain_id",

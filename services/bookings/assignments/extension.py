@@ -24,6 +24,7 @@ RAN_OUT = prepare_sql(
 select distinct a.booking_id
 from unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[]) as w(resource_id, starts_at, ends_at)
 join allocations a on a.resource_id = w.resource_id and a.starts_at < w.ends_at and a.ends_at > w.starts_at
+  and a.starts_at > w.starts_at - interval '10 days'
 where a.chain_id = $1::uuid and a.expires_at <= $5::timestamptz
 order by a.booking_id
 """,
