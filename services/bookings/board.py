@@ -28,7 +28,6 @@ MOST_BOARDS = 256
 MOST_CATALOGUES = 64
 MOST_BITMAPS = 5000
 FOREVER_DAY = 1_000_000
-NO_BRANCH = "00000000-0000-0000-0000-000000000000"
 Versions = tuple[int, int]
 Stretches = tuple[tuple[int, int], ...]
 """From a first step to before a last one (since 1970)."""

@@ -32,7 +32,6 @@ from services.bookings.records import check_known
 from services.bookings.rows import READ, SELECT_FOR_UPDATE, WRITE, stored_lines
 
 CLAIM = "bookings.claim"
-MOST_DUE = 200
 MOST_CHAINS = 100
 OFFERABLE = frozenset({"held", "confirmed", "checked_in"})
 

@@ -25,7 +25,6 @@ from services.bookings.plan import Question
 from services.bookings.rows import READ, WRITE, moment_of
 from services.bookings.times import WALK_IN, Times
 
-MOST_QUEUED = 100
 LONGEST_WAIT = timedelta(hours=12)
 
 # Numbers of a branch are given one after the other.
